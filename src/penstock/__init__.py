@@ -1,0 +1,29 @@
+"""Penstock, the release gate for AI agents. This is the whole of it that an agent's author imports.
+
+::
+
+    from penstock import prompt, step, tool
+
+    SYSTEM = prompt("system")                       # the text pinned in the release
+
+    @tool(effect="read", retry="safe")
+    def order_status(number: int) -> str: ...
+
+    def agent(question: str) -> str:
+        facts = step("look-up", order_status, 1042)  # journaled: not run again after a crash
+        ...
+
+Everything here also works in plain ``python agent.py``: prompts are read from ``prompts/`` next to
+the working directory, and a step is an ordinary call. Importing this needs the standard library
+only and takes a few milliseconds; the platform itself lives below and is not imported.
+"""
+
+from __future__ import annotations
+
+from penstock.inside.context import step
+from penstock.inside.prompts import prompt
+from penstock.inside.tools import tool
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "prompt", "step", "tool"]

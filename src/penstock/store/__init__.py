@@ -1,0 +1,71 @@
+"""The store: every SQL statement, on SQLite and on PostgreSQL.
+
+The four engines meet here and nowhere else. A noun's statements stand in ``sql/<noun>.sql``; the
+module of the same name turns rows into records. It decides nothing: what should happen is the
+business of the rules, when it happens that of the engines.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from penstock.store.migrate import migrate_postgres, migrate_sqlite
+from penstock.store.postgres import PostgresDatabase
+from penstock.store.sqlite import SqliteDatabase
+from penstock.store.transaction import Row, Transaction, Work
+
+__all__ = ["Row", "Store", "Transaction", "Work"]
+
+T = TypeVar("T")
+
+
+class Store:
+    """The one object through which the engines reach the database."""
+
+    def __init__(self, *, home: Path, url: str | None = None) -> None:
+        """Use PostgreSQL at ``url``, or SQLite in ``home`` when there is no url."""
+        self._subscribers: dict[str, list[Callable[[str], None]]] = defaultdict(list)
+        self._database: SqliteDatabase | PostgresDatabase = (
+            PostgresDatabase(url, self._deliver) if url else SqliteDatabase(home, self._deliver)
+        )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this process alone owns the database."""
+        return isinstance(self._database, SqliteDatabase)
+
+    async def open(self) -> None:
+        """Connect and migrate.
+
+        Raises:
+            Conflict: the data is newer than this program, or another server owns it.
+            Unavailable: the database does not answer.
+        """
+        if isinstance(self._database, SqliteDatabase):
+            await self._database.open(migrate_sqlite)
+        else:
+            await self._database.open(migrate_postgres)
+
+    async def close(self) -> None:
+        """Finish what is queued and disconnect."""
+        await self._database.close()
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run a unit of work and commit it; what it returns is durable."""
+        return await self._database.transact(work)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run a unit of work that only reads, on one snapshot."""
+        return await self._database.read(work)
+
+    def subscribe(self, channel: str, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``callback(payload)`` on every notification; returns how to stop it."""
+        self._subscribers[channel].append(callback)
+        return lambda: self._subscribers[channel].remove(callback)
+
+    def _deliver(self, channel: str, payload: str) -> None:
+        for callback in tuple(self._subscribers[channel]):
+            callback(payload)
