@@ -1,0 +1,98 @@
+"""Tasks: one unit of work in a session, and what is seen of it while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life; drawn in ``rules/tasks.py``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DEAD_LETTERED = "dead_lettered"
+
+
+TERMINAL = frozenset(
+    {TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED, TaskState.DEAD_LETTERED}
+)
+
+
+class Ending(StrEnum):
+    """How one attempt ended."""
+
+    OK = "ok"
+    ERROR = "error"  # the agent raised
+    EXIT = "exit"  # the agent called sys.exit
+    TIMEOUT = "timeout"  # the limit of wall or CPU time
+    MEMORY = "memory"
+    OUTPUT = "output"  # the result was larger than the limit
+    BUDGET = "budget_exceeded"
+    CRASH = "crash"  # the process died
+    LOST = "lost"  # its worker died, or gave it back while draining
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One unit of work in a session."""
+
+    id: str
+    session_id: str
+    agent: str
+    environment: str
+    release: str
+    state: TaskState
+    outcome: str | None  # an Ending, once terminal
+    input: Any
+    output: Any
+    error: Mapping[str, Any] | None  # type, message, traceback
+    epoch: int  # raised by every claim
+    crashes: int
+    losses: int
+    worker_id: str | None
+    cancel_requested: bool
+    events: int  # sequence number of the last event
+    steps: int  # committed
+    cost_nanos: int
+    created_us: int
+    started_us: int | None
+    finished_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A task that a worker has just taken; what it writes must name this epoch."""
+
+    task: Task
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something durable that happened to a task; sequence numbers have no gaps."""
+
+    task_id: str
+    seq: int
+    epoch: int
+    kind: str
+    data: Any
+    created_us: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogLine:
+    """A piece of what an attempt wrote to stdout or stderr."""
+
+    task_id: str
+    epoch: int
+    number: int
+    stream: str
+    text: str
+    created_us: int
