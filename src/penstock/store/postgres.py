@@ -1,0 +1,156 @@
+"""PostgreSQL through asyncpg: a small pool, and one connection that listens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import asyncpg
+
+from penstock.domain.errors import Conflict, Unavailable
+from penstock.store.queries import Query, load
+from penstock.store.transaction import Row, Value, Work
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_POOL = 9  # with the listening connection: ten per process
+_CHANNEL = "penstock"
+_RETRIES = 5
+
+
+class _Transaction:
+    """The transaction that a unit of work sees."""
+
+    def __init__(self, connection: Any, queries: dict[str, Query]) -> None:
+        self._connection = connection
+        self._queries = queries
+        self._notices: list[str] = []
+
+    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+        sql, values = self._bind(query, parameters)
+        return cast("Sequence[Row]", await self._connection.fetch(sql, *values))
+
+    async def fetch_one(self, query: str, /, **parameters: Value) -> Row | None:
+        sql, values = self._bind(query, parameters)
+        return cast("Row | None", await self._connection.fetchrow(sql, *values))
+
+    async def execute(self, query: str, /, **parameters: Value) -> int:
+        sql, values = self._bind(query, parameters)
+        status: str = await self._connection.execute(sql, *values)
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    def notify(self, channel: str, payload: str) -> None:
+        self._notices.append(f"{channel} {payload}")
+
+    async def send_notices(self) -> None:
+        if self._notices:
+            await self._connection.execute(
+                "select pg_notify($1, n) from unnest($2::text[]) n", _CHANNEL, self._notices
+            )
+
+    def _bind(self, query: str, parameters: dict[str, Value]) -> tuple[str, list[Value]]:
+        compiled = self._queries[query]
+        return compiled.sql, [parameters[name] for name in compiled.parameters]
+
+
+class PostgresDatabase:
+    """A PostgreSQL database that any number of servers may share."""
+
+    dialect = "postgres"
+
+    def __init__(self, url: str, deliver: Callable[[str, str], None]) -> None:
+        """Remember ``url``; ``deliver`` receives notifications on the event loop."""
+        self._url = url
+        self._deliver = deliver
+        self._queries = load("postgres")
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def open(self, migrate: Callable[[Any], Awaitable[None]]) -> None:
+        """Connect, bring the schema up to date, listen.
+
+        Raises:
+            Unavailable: the server does not answer.
+            Conflict: the schema is newer than this program.
+        """
+        try:
+            connection = await asyncpg.connect(self._url, timeout=10)
+        except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+            raise Unavailable(
+                f"PostgreSQL does not answer: {error}",
+                hint="Check PENSTOCK_DATABASE_URL (postgresql://user@host:5432/database).",
+            ) from error
+        try:
+            await migrate(connection)
+        finally:
+            await connection.close()
+        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=_POOL)
+        self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
+
+    async def close(self) -> None:
+        """Stop listening and close the pool."""
+        if self._listening is not None:
+            self._listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listening
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run ``work`` in a transaction; begins again when the database says so."""
+        for left in range(_RETRIES, -1, -1):
+            try:
+                async with self._connection() as connection, connection.transaction():
+                    tx = _Transaction(connection, self._queries)
+                    result = await work(tx)
+                    await tx.send_notices()
+                    return result
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                if not left:
+                    raise
+            except asyncpg.IntegrityConstraintViolationError as error:
+                raise Conflict(f"the database refused the write: {error}") from error
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+                raise Unavailable(f"PostgreSQL did not take the write: {error}") from error
+        raise AssertionError("unreachable")
+
+    async def read(self, work: Work[T]) -> T:
+        """Run ``work`` on one snapshot; it may not write."""
+        try:
+            async with (
+                self._connection() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                return await work(_Transaction(connection, self._queries))
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+            raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
+
+    def _connection(self) -> Any:
+        if self._pool is None:
+            raise Unavailable("the database is closed")
+        return self._pool.acquire()
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(self._url, timeout=10)
+                gone = asyncio.Event()
+                connection.add_termination_listener(lambda _, gone=gone: gone.set())
+                await connection.add_listener(_CHANNEL, self._heard)
+                try:
+                    await gone.wait()
+                finally:
+                    await connection.close(timeout=2)
+            # Notifications are a wake-up, never the truth: what was missed is found by polling.
+            await asyncio.sleep(1)
+
+    def _heard(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
+        channel, _, payload = str(message).partition(" ")
+        self._deliver(channel, payload)

@@ -1,0 +1,39 @@
+"""What a unit of work sees of the database, whichever database it is.
+
+A unit of work is an ``async def work(tx)``. It may await *only* its transaction: on SQLite it is
+driven to its end inside the writer thread, on PostgreSQL it runs on the event loop. It must not
+touch the state of its caller except through what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+Row = Mapping[str, Any]
+Value = str | int | float | bytes | None
+
+T = TypeVar("T")
+
+
+class Transaction(Protocol):
+    """One transaction: named queries and notifications that leave with the commit."""
+
+    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+        """Every row the query returns."""
+        ...
+
+    async def fetch_one(self, query: str, /, **parameters: Value) -> Row | None:
+        """The first row, or nothing."""
+        ...
+
+    async def execute(self, query: str, /, **parameters: Value) -> int:
+        """Run a statement; the number of rows it changed."""
+        ...
+
+    def notify(self, channel: str, payload: str) -> None:
+        """Tell the subscribers of ``channel`` once this transaction is committed."""
+        ...
+
+
+Work = Callable[[Transaction], Awaitable[T]]
