@@ -1,0 +1,114 @@
+"""The record of every exchange: content-addressed, and on disk before its last byte is released.
+
+An agent sends its whole history again at every step, so each message is kept once, under its own
+digest; what was kept lately is remembered and not sent to the database again. Nothing deletes
+contents while a server runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from penstock.domain.exchanges import Exchange
+from penstock.store import Store, Transaction, blobs, exchanges
+
+_REMEMBERED = 65_536  # digests, of 64 characters each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Committed:
+    """What is true once an exchange is on disk."""
+
+    spent_nanos: int | None  # by its task in all; nothing if there is no such task
+    late: bool  # a newer attempt has begun: the answer belongs to nobody
+
+
+class Records:
+    """Writes exchanges."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[str, None] = OrderedDict()
+        self._writing: set[asyncio.Task[Committed]] = set()
+
+    async def commit(
+        self, exchange: Exchange, contents: Mapping[str, bytes], *, limit_hit: str | None = None
+    ) -> Committed:
+        """Write an exchange with its contents and charge its task, in one transaction.
+
+        An exchange that a newer attempt has overtaken is recorded as ``cut``: nobody received its
+        answer, and the newer attempt, which may have asked again already, must not be given it.
+
+        Raises:
+            Unavailable: nothing was written.
+        """
+        kept = self._kept
+        new = {d: c for d, c in contents.items() if d not in kept}
+        caller = exchange.caller
+
+        async def work(tx: Transaction) -> Committed:
+            # First the task's row: its lock decides which attempt is the newer one.
+            standing = await exchanges.charge(
+                tx, task_id=caller.task_id, cost_nanos=exchange.cost_nanos, limit_hit=limit_hit
+            )
+            late = standing is not None and standing.epoch != caller.epoch
+            await blobs.put(tx, new)
+            overtaken = late and exchange.outcome == "ok"
+            await exchanges.add(tx, replace(exchange, outcome="cut") if overtaken else exchange)
+            return Committed(
+                spent_nanos=None if standing is None else standing.cost_nanos, late=late
+            )
+
+        committed = await self._store.transact(work)
+        for digest in contents:
+            kept[digest] = None
+            kept.move_to_end(digest)
+        while len(kept) > _REMEMBERED:
+            kept.popitem(last=False)
+        return committed
+
+    async def commit_whatever_happens(
+        self,
+        exchange: Exchange,
+        contents: Mapping[str, bytes],
+        *,
+        settle: Callable[[int | None], None],
+    ) -> Committed:
+        """The same, also when the caller is cancelled meanwhile: what was paid for is written.
+
+        ``settle`` is called at the end, with what the task has spent in all if that is known.
+        """
+
+        async def write() -> Committed:
+            spent: int | None = None
+            try:
+                committed = await self.commit(exchange, contents)
+                spent = committed.spent_nanos
+            finally:
+                settle(spent)
+            return committed
+
+        writing = asyncio.create_task(write())
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        return await asyncio.shield(writing)
+
+    async def content(self, digest: str) -> bytes:
+        """A recorded content.
+
+        Raises:
+            NotFound: it was never recorded.
+        """
+
+        async def work(tx: Transaction) -> bytes:
+            return await blobs.get(tx, digest)
+
+        return await self._store.read(work)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        while self._writing:
+            await asyncio.gather(*self._writing, return_exceptions=True)
