@@ -1,0 +1,143 @@
+"""One attempt at a task, as the code inside the agent's process sees it."""
+
+from __future__ import annotations
+
+import collections
+import inspect
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+from penstock.inside.channel import Refused
+from penstock.inside.values import jsonable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from penstock.inside.channel import Channel, Reply
+
+
+class Stopped(BaseException):
+    """This attempt may not go on: another owner has the task, or it was cancelled.
+
+    Not an ``Exception``: an agent's own ``except Exception`` must not keep it running.
+    """
+
+
+class Attempt:
+    """An order, its journal, and its way to the supervisor.
+
+    ``on_stale`` is called when the supervisor says that another owner has the task: a process with
+    one attempt ends there, a shared one raises :class:`Stopped`.
+    """
+
+    def __init__(
+        self, order: dict[str, Any], channel: Channel, *, on_stale: Callable[[], None]
+    ) -> None:
+        self.number: int = order["a"]
+        self.task: str = order.get("task", "")
+        self.session: str = order.get("session", "")
+        self.input: Any = order.get("input")
+        self.resume: bool = bool(order.get("resume"))
+        self.token: str = order.get("token") or ""
+        self.stopped = False
+        self._channel = channel
+        self._on_stale = on_stale
+        self._journal = {done["key"]: done["output"] for done in order.get("steps") or ()}
+        self._occurrences: collections.Counter[str] = collections.Counter()
+        self._counting = threading.Lock()
+
+    def call(self, op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Reply:
+        """Ask the supervisor, blocking this thread.
+
+        Raises:
+            Refused: the supervisor says no.
+            Stopped: this attempt may not go on (in a shared process).
+        """
+        self._check()
+        return self._accept(self._channel.call({**fields, "a": self.number, "op": op}, blobs))
+
+    async def acall(self, op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Reply:
+        """Ask the supervisor, leaving the event loop free; raises like :meth:`call`."""
+        self._check()
+        header = {**fields, "a": self.number, "op": op}
+        return self._accept(await self._channel.acall(header, blobs))
+
+    def event(self, kind: str, data: Any) -> None:
+        """Report a durable event; it is committed with the next step."""
+        self._send({"t": "event", "kind": kind, "data": jsonable(data)})
+
+    def delta(self, data: Any) -> None:
+        """Report an item of the stream that nobody keeps."""
+        self._send({"t": "delta", "data": jsonable(data)})
+
+    def finish(self, output: Any) -> None:
+        """Report the end of the attempt and what it returned."""
+        self._channel.send(
+            {"t": "finish", "a": self.number, "ok": True, "output": jsonable(output)}
+        )
+
+    def fail(self, error: dict[str, Any]) -> None:
+        """Report the end of the attempt and why it failed."""
+        self._channel.send({"t": "finish", "a": self.number, "ok": False, "error": error})
+
+    def step(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See :func:`penstock.inside.context.step`."""
+        with self._counting:
+            self._occurrences[name] += 1
+            key = f"{name}#{self._occurrences[name]}"
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+            getattr(fn, "__call__", None)  # noqa: B004 - an object's async __call__, not callability
+        ):
+            return self._async_step(key, fn, args, kwargs)
+        if key in self._journal:
+            return self._journal[key]
+        output = _journaled(name, fn(*args, **kwargs))
+        self.call("step.commit", key=key, output=output)
+        return output
+
+    async def _async_step(
+        self, key: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A step whose function is async."""
+        if key in self._journal:
+            return self._journal[key]
+        output = _journaled(key, await fn(*args, **kwargs))
+        await self.acall("step.commit", key=key, output=output)
+        return output
+
+    def _send(self, header: dict[str, Any]) -> None:
+        self._check()
+        self._channel.send({**header, "a": self.number})
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise Stopped
+
+    def _accept(self, reply: Reply) -> Reply:
+        """The answer to a call, unless it is a refusal."""
+        header = reply[0]
+        if header.get("ok"):
+            return reply
+        error = header.get("error") or {}
+        if error.get("type") == "stale":
+            self.stopped = True
+            self._on_stale()
+            raise Stopped
+        raise Refused(error.get("message") or "the supervisor refused a call")
+
+
+def _journaled(name: str, output: Any) -> Any:
+    """A step's result as its journal will give it back."""
+    if inspect.isawaitable(output):
+        if inspect.iscoroutine(output):
+            output.close()
+        raise TypeError(
+            f"step {name!r}: give step() the async function itself, not a wrapper of it"
+        )
+    try:
+        return json.loads(json.dumps(output, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"step {name!r} returned what JSON cannot hold: {error}") from error
