@@ -70,6 +70,7 @@ create table rollouts (
   folded           bigint not null,          -- positions the evidence has seen
   baseline         text not null,            -- frozen quantiles and means of the stable release
   reason           text not null,
+  hold             text,                    -- why it waits: approval, paused …; null while it moves
   active           bigint not null,          -- 1 until a terminal phase
   started_us       bigint not null,
   phase_since_us   bigint not null,
@@ -300,3 +301,9 @@ create table audit (
   detail      text not null
 );
 create index audit_by_object on audit (object_kind, object_id, seq);
+
+-- What every server of one database must agree on: the pepper of its keys, and the like.
+create table settings (
+  name        text primary key,
+  value       text not null
+);
