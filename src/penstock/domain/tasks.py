@@ -96,3 +96,13 @@ class LogLine:
     stream: str
     text: str
     created_us: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """Something ephemeral an attempt said: a token, a custom stream item. Never stored."""
+
+    task_id: str
+    epoch: int
+    step: int  # steps the task had committed
+    data: Any

@@ -39,7 +39,7 @@ def load(dialect: Dialect) -> dict[str, Query]:
     )
     for file in files:
         noun, _, rest = file.name.partition(".")
-        if rest == "sql" or rest == f"{dialect}.sql":
+        if rest in ("sql", f"{dialect}.sql"):
             for verb, sql in _split(file.read_text(encoding="utf-8")):
                 name = f"{noun}.{verb}"
                 found[name] = _compile(name, sql, dialect)

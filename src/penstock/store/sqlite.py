@@ -194,7 +194,8 @@ class SqliteDatabase:
             for job in group:
                 job.error = Unavailable(
                     f"the database did not take the write: {error}",
-                    hint=f"Is the disk of {self._path.parent} full or read-only? Nothing was changed.",
+                    hint=f"Is the disk of {self._path.parent} full or read-only?"
+                    " Nothing was changed.",
                 )
 
     def _read_loop(self, connection: sqlite3.Connection) -> None:
@@ -252,7 +253,7 @@ class SqliteDatabase:
         )
         connection.row_factory = sqlite3.Row
         connection.executescript(_PRAGMAS)
-        connection.create_function("now_us", 0, lambda: self._clock.now_us())
+        connection.create_function("now_us", 0, lambda: self._clock.now_us())  # noqa: PLW0108 - the clock is replaced once the past is known
         return connection
 
     @staticmethod

@@ -1,0 +1,44 @@
+"""Events: what happened to a task, in order and without gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.domain.tasks import Event
+from penstock.store.transaction import Transaction
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+async def append(
+    tx: Transaction, *, task_id: str, epoch: int, last: int, said: Sequence[tuple[str, Any]]
+) -> None:
+    """Keep events of (kind, data) whose last one has the sequence number ``last``.
+
+    The caller has just raised the task's counter by their number, which is what makes the numbers
+    gap-free; readers hear of them at the commit.
+    """
+    for seq, (kind, data) in enumerate(said, last - len(said) + 1):
+        text = _encode(data).decode()
+        await tx.execute("events.add", task_id=task_id, seq=seq, epoch=epoch, kind=kind, data=text)
+    tx.notify("task", task_id)
+
+
+async def after(tx: Transaction, *, task_id: str, after: int, limit: int) -> list[Event]:
+    """Up to ``limit`` events of a task behind the sequence number ``after``."""
+    rows = await tx.fetch_all("events.after", task_id=task_id, after=after, limit=limit)
+    return [
+        Event(
+            task_id=row["task_id"],
+            seq=row["seq"],
+            epoch=row["epoch"],
+            kind=row["kind"],
+            data=_decode(row["data"]),
+            created_us=row["created_us"],
+        )
+        for row in rows
+    ]

@@ -1,0 +1,137 @@
+-- name: add
+-- Put a task into the queue.
+insert into tasks (
+  id, session_id, agent, environment, release, state, outcome, input, output, error, epoch, crashes,
+  losses, worker_id, run_after_us, close_session, cancel_requested, limit_hit, idempotency_key,
+  events, steps, cost_nanos, created_us, started_us, finished_us
+) values (
+  :id, :session_id, :agent, :environment, :release, 'queued', null, :input, null, null, 0, 0,
+  0, null, now_us() + :delay_us, :close_session, 0, null, :idempotency_key,
+  0, 0, 0, now_us(), null, null
+)
+returning *;
+
+-- name: get
+-- One task.
+select * from tasks where id = :id;
+
+-- name: by_key
+-- The task that an idempotency key stands for.
+select * from tasks where agent = :agent and idempotency_key = :idempotency_key;
+
+-- name: listing
+-- Tasks from the newest to the oldest.
+select * from tasks
+where (cast(:agent as text) is null or agent = :agent)
+  and (cast(:session_id as text) is null or session_id = :session_id)
+  and (cast(:state as text) is null or state = :state)
+  and (cast(:before as text) is null or id < :before)
+order by id desc
+limit :limit;
+
+-- name: claim
+-- Take the oldest tasks that are due, no two of one session: a session's tasks run in their order,
+-- and one that was begun already is not overtaken while it waits for its next attempt.
+update tasks
+set state = 'running', epoch = epoch + 1, worker_id = :worker_id,
+    started_us = coalesce(started_us, now_us())
+where id in (
+  select t.id from tasks t
+  where t.state = 'queued' and t.run_after_us <= now_us()
+    and not exists (
+      select 1 from tasks r where r.session_id = t.session_id and r.state = 'running')
+    and not exists (
+      select 1 from tasks q
+      where q.session_id = t.session_id and q.state = 'queued'
+        and (q.epoch > 0 or q.run_after_us <= now_us())
+        and (q.created_us < t.created_us or (q.created_us = t.created_us and q.id < t.id)))
+  order by t.run_after_us, t.id
+  limit :limit
+)
+returning *;
+
+-- name: expose
+-- Note that a session which a rollout has assigned is now really served by its release.
+insert into exposures (rollout_id, unit, task_id, exposed_us)
+select s.rollout_id, s.id, cast(:task_id as text), now_us()
+from sessions s
+where s.id = :session_id and s.rollout_id is not null
+on conflict (rollout_id, unit) do nothing;
+
+-- name: advance
+-- The fence: only the owner of the present epoch raises the counters, and so may write.
+update tasks
+set steps = steps + :steps, events = events + :events
+where id = :id and epoch = :epoch and state = 'running'
+returning steps, events;
+
+-- name: owned
+-- Whether an epoch still owns its task.
+select 1 as yes from tasks where id = :id and epoch = :epoch and state = 'running';
+
+-- name: finish
+-- End a task under the fence.
+update tasks
+set state = :state, outcome = :outcome, output = :output, error = :error, crashes = :crashes,
+    losses = :losses, worker_id = null, events = events + 1, finished_us = now_us()
+where id = :id and epoch = :epoch and state = 'running'
+returning *;
+
+-- name: requeue
+-- Give a task back to the queue under the fence.
+update tasks
+set state = 'queued', worker_id = null, crashes = :crashes, losses = :losses,
+    run_after_us = now_us() + :delay_us, events = events + 1
+where id = :id and epoch = :epoch and state = 'running'
+returning *;
+
+-- name: cancel_queued
+-- End a task that nobody runs.
+update tasks
+set state = 'cancelled', outcome = 'cancelled', cancel_requested = 1, events = events + 1,
+    finished_us = now_us()
+where id = :id and state = 'queued'
+returning *;
+
+-- name: request_cancel
+-- Ask the owner of a task to stop it.
+update tasks set cancel_requested = 1 where id = :id and state = 'running' returning *;
+
+-- name: orphaned
+-- Running tasks whose worker has let its lease go by, or is gone.
+select t.* from tasks t
+where t.state = 'running'
+  and not exists (
+    select 1 from workers w where w.id = t.worker_id and w.lease_until_us > now_us())
+order by t.id
+limit :limit;
+
+-- name: to_cancel
+-- Which of a worker's tasks somebody wants stopped.
+select id from tasks where worker_id = :worker_id and state = 'running' and cancel_requested = 1;
+
+-- name: next_due
+-- How long until the next task that waits for its time, in microseconds.
+select min(run_after_us) - now_us() as wait_us from tasks where state = 'queued' and run_after_us > now_us();
+
+-- name: live_in_session
+-- Tasks of a session that have not ended, and how many of them end it.
+select count(*) as live, coalesce(sum(close_session), 0) as closing
+from tasks where session_id = :session_id and state in ('queued', 'running');
+
+-- name: close_after
+-- Let the tasks of a session that have not ended be its last.
+update tasks set close_session = 1
+where session_id = :session_id and state in ('queued', 'running');
+
+-- name: limit_hit
+-- Which limit the gateway saw a task reach.
+select limit_hit from tasks where id = :id;
+
+-- name: counts
+-- How many tasks of each agent are in which state.
+select agent, environment, state, count(*) as count from tasks group by agent, environment, state;
+
+-- name: of_session
+-- What an evaluator sees of a session: its tasks in order.
+select * from tasks where session_id = :session_id order by created_us, id;

@@ -1,0 +1,48 @@
+"""Steps: units of an agent's work that are committed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from penstock.store import tasks
+from penstock.store.transaction import Transaction
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+async def commit(
+    tx: Transaction,
+    *,
+    task_id: str,
+    epoch: int,
+    key: str,
+    output: Any,
+    said: list[tuple[str, Any]],
+) -> int:
+    """Keep a step's result under the fence, with the events before it; the committed steps.
+
+    Raises:
+        Stale: the epoch no longer owns the task; nothing was written.
+        Conflict: the step is on record already.
+    """
+    events = [*said, ("step", {"key": key})]
+    number = await tasks.advance(tx, task_id=task_id, epoch=epoch, steps=1, said=events)
+    await tx.execute(
+        "steps.add",
+        task_id=task_id,
+        key=key,
+        number=number,
+        epoch=epoch,
+        kind="step",
+        output=_encode(output).decode(),
+    )
+    return number
+
+
+async def journal(tx: Transaction, task_id: str) -> list[dict[str, Any]]:
+    """What a restarted attempt must not do again: key and output of each step, in order."""
+    rows = await tx.fetch_all("steps.of_task", task_id=task_id)
+    return [{"key": row["key"], "output": _decode(row["output"])} for row in rows]

@@ -1,0 +1,332 @@
+"""Tasks: the queue, the fence, and what a task has come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.domain.errors import NotFound, Stale
+from penstock.domain.tasks import Claim, Task, TaskState
+from penstock.store import events, sessions
+from penstock.store.transaction import Row, Transaction
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+EventItem = tuple[str, Any]  # kind, data
+
+
+async def add(
+    tx: Transaction,
+    *,
+    task_id: str,
+    session_id: str,
+    agent: str,
+    environment: str,
+    release: str,
+    given: Any,
+    delay_seconds: float = 0.0,
+    close_session: bool = False,
+    idempotency_key: str | None = None,
+) -> Task:
+    """Put a task into the queue; workers hear of it at the commit."""
+    row = await tx.fetch_one(
+        "tasks.add",
+        id=task_id,
+        session_id=session_id,
+        agent=agent,
+        environment=environment,
+        release=release,
+        input=_text(given),
+        delay_us=int(delay_seconds * 1_000_000),
+        close_session=int(close_session),
+        idempotency_key=idempotency_key,
+    )
+    assert row is not None
+    tx.notify("queue", "")
+    return _record(row)
+
+
+async def find(tx: Transaction, task_id: str) -> Task | None:
+    """A task, if there is one of this id."""
+    row = await tx.fetch_one("tasks.get", id=task_id)
+    return None if row is None else _record(row)
+
+
+async def get(tx: Transaction, task_id: str) -> Task:
+    """A task.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    task = await find(tx, task_id)
+    if task is None:
+        raise NotFound(f"there is no task {task_id}")
+    return task
+
+
+async def by_key(tx: Transaction, *, agent: str, idempotency_key: str) -> Task | None:
+    """The task that was created under an idempotency key."""
+    row = await tx.fetch_one("tasks.by_key", agent=agent, idempotency_key=idempotency_key)
+    return None if row is None else _record(row)
+
+
+async def listing(
+    tx: Transaction,
+    *,
+    agent: str | None = None,
+    session_id: str | None = None,
+    state: str | None = None,
+    limit: int = 50,
+    before: str | None = None,
+) -> list[Task]:
+    """Tasks from the newest to the oldest, those older than task ``before``."""
+    rows = await tx.fetch_all(
+        "tasks.listing",
+        agent=agent,
+        session_id=session_id,
+        state=state,
+        limit=limit,
+        before=before,
+    )
+    return [_record(row) for row in rows]
+
+
+async def of_session(tx: Transaction, session_id: str) -> list[Task]:
+    """The tasks of a session in their order."""
+    rows = await tx.fetch_all("tasks.of_session", session_id=session_id)
+    return [_record(row) for row in rows]
+
+
+async def claim(tx: Transaction, *, worker_id: str, limit: int) -> list[Claim]:
+    """Take up to ``limit`` due tasks: a new epoch, the exposure and the event in one commit."""
+    rows = await tx.fetch_all("tasks.claim", worker_id=worker_id, limit=limit)
+    claims = []
+    for row in rows:
+        task = _record(row)
+        await tx.execute("tasks.expose", task_id=task.id, session_id=task.session_id)
+        await advance(
+            tx, task_id=task.id, epoch=task.epoch, said=[("started", {"epoch": task.epoch})]
+        )
+        claims.append(Claim(task=task, epoch=task.epoch))
+    return claims
+
+
+async def advance(
+    tx: Transaction, *, task_id: str, epoch: int, steps: int = 0, said: Sequence[EventItem] = ()
+) -> int:
+    """Pass the fence, count ``steps`` more and append events; the task's committed steps.
+
+    Raises:
+        Stale: the epoch no longer owns the task; nothing was written.
+    """
+    row = await tx.fetch_one(
+        "tasks.advance", id=task_id, epoch=epoch, steps=steps, events=len(said)
+    )
+    if row is None:
+        raise _stale(task_id, epoch)
+    if said:
+        await events.append(tx, task_id=task_id, epoch=epoch, last=row["events"], said=said)
+    return int(row["steps"])
+
+
+async def ensure_owned(tx: Transaction, *, task_id: str, epoch: int) -> None:
+    """Pass the fence without changing anything.
+
+    Raises:
+        Stale: the epoch no longer owns the task.
+    """
+    if await tx.fetch_one("tasks.owned", id=task_id, epoch=epoch) is None:
+        raise _stale(task_id, epoch)
+
+
+async def finish(
+    tx: Transaction,
+    *,
+    task_id: str,
+    epoch: int,
+    state: TaskState,
+    outcome: str,
+    output: Any = None,
+    error: Mapping[str, Any] | None = None,
+    crashes: int,
+    losses: int,
+) -> Task:
+    """End a task under the fence, with its session's sums, in one commit.
+
+    Raises:
+        Stale: the epoch no longer owns the task; nothing was written.
+    """
+    row = await tx.fetch_one(
+        "tasks.finish",
+        id=task_id,
+        epoch=epoch,
+        state=state.value,
+        outcome=outcome,
+        output=None if output is None else _text(output),
+        error=None if error is None else _text(error),
+        crashes=crashes,
+        losses=losses,
+    )
+    if row is None:
+        raise _stale(task_id, epoch)
+    return await _ended(tx, row)
+
+
+async def requeue(
+    tx: Transaction,
+    *,
+    task_id: str,
+    epoch: int,
+    crashes: int,
+    losses: int,
+    delay_seconds: float,
+    why: Mapping[str, Any],
+) -> None:
+    """Give a task back to the queue under the fence.
+
+    Raises:
+        Stale: the epoch no longer owns the task; nothing was written.
+    """
+    row = await tx.fetch_one(
+        "tasks.requeue",
+        id=task_id,
+        epoch=epoch,
+        crashes=crashes,
+        losses=losses,
+        delay_us=int(delay_seconds * 1_000_000),
+    )
+    if row is None:
+        raise _stale(task_id, epoch)
+    await events.append(
+        tx, task_id=task_id, epoch=epoch, last=row["events"], said=[("requeued", dict(why))]
+    )
+    tx.notify("queue", "")
+
+
+async def cancel(tx: Transaction, task_id: str) -> Task:
+    """End a task that waits, or ask the owner of one that runs to stop it.
+
+    A task that has ended already is returned as it is.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    row = await tx.fetch_one("tasks.cancel_queued", id=task_id)
+    if row is not None:
+        return await _ended(tx, row)
+    row = await tx.fetch_one("tasks.request_cancel", id=task_id)
+    if row is not None:
+        tx.notify("cancel", task_id)
+        return _record(row)
+    return await get(tx, task_id)
+
+
+async def orphaned(tx: Transaction, *, limit: int) -> list[Task]:
+    """Running tasks whose worker is gone, or has let its lease go by."""
+    return [_record(row) for row in await tx.fetch_all("tasks.orphaned", limit=limit)]
+
+
+async def to_cancel(tx: Transaction, *, worker_id: str) -> list[str]:
+    """The worker's running tasks that somebody wants stopped."""
+    return [row["id"] for row in await tx.fetch_all("tasks.to_cancel", worker_id=worker_id)]
+
+
+async def next_due_seconds(tx: Transaction) -> float | None:
+    """How long until the next waiting task is due; nothing when none waits."""
+    row = await tx.fetch_one("tasks.next_due")
+    if row is None or row["wait_us"] is None:
+        return None
+    return max(0.0, float(row["wait_us"]) / 1_000_000)
+
+
+async def live_in_session(tx: Transaction, session_id: str) -> tuple[int, int]:
+    """How many tasks of a session have not ended, and how many of those will close it."""
+    row = await tx.fetch_one("tasks.live_in_session", session_id=session_id)
+    assert row is not None
+    return int(row["live"]), int(row["closing"])
+
+
+async def close_after(tx: Transaction, session_id: str) -> None:
+    """Close the session when its last task that has not ended does."""
+    await tx.execute("tasks.close_after", session_id=session_id)
+
+
+async def limit_hit(tx: Transaction, task_id: str) -> str | None:
+    """Which limit the gateway saw the task reach."""
+    row = await tx.fetch_one("tasks.limit_hit", id=task_id)
+    return None if row is None or row["limit_hit"] is None else str(row["limit_hit"])
+
+
+async def counts(tx: Transaction) -> list[tuple[str, str, TaskState, int]]:
+    """How many tasks there are by agent, environment and state."""
+    return [
+        (row["agent"], row["environment"], TaskState(row["state"]), int(row["count"]))
+        for row in await tx.fetch_all("tasks.counts")
+    ]
+
+
+async def _ended(tx: Transaction, row: Row) -> Task:
+    """The last event of a task, and the session's account of it."""
+    task = _record(row)
+    said: dict[str, Any] = {"state": task.state.value, "outcome": task.outcome}
+    if task.state is TaskState.COMPLETED:
+        said["output"] = task.output
+    elif task.error is not None:
+        said["error"] = task.error
+    await events.append(
+        tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[("finished", said)]
+    )
+    begun, ended = task.started_us, task.finished_us
+    busy_us = ended - begun if begun is not None and ended is not None else 0
+    await sessions.account(
+        tx,
+        task.session_id,
+        # A person's cancel is no failure of the release.
+        failed=task.state in (TaskState.FAILED, TaskState.DEAD_LETTERED),
+        cost_nanos=task.cost_nanos,
+        busy_us=busy_us,
+    )
+    live, _ = await live_in_session(tx, task.session_id)
+    if row["close_session"] and not live:
+        await sessions.close(tx, task.session_id)
+    elif live:
+        tx.notify("queue", "")  # the next of this session may begin
+    tx.notify("done", task.id)
+    return task
+
+
+def _stale(task_id: str, epoch: int) -> Stale:
+    return Stale(f"epoch {epoch} no longer owns task {task_id}; nothing was written")
+
+
+def _text(value: Any) -> str:
+    return _encode(value).decode()
+
+
+def _record(row: Row) -> Task:
+    return Task(
+        id=row["id"],
+        session_id=row["session_id"],
+        agent=row["agent"],
+        environment=row["environment"],
+        release=row["release"],
+        state=TaskState(row["state"]),
+        outcome=row["outcome"],
+        input=_decode(row["input"]),
+        output=None if row["output"] is None else _decode(row["output"]),
+        error=None if row["error"] is None else _decode(row["error"]),
+        epoch=row["epoch"],
+        crashes=row["crashes"],
+        losses=row["losses"],
+        worker_id=row["worker_id"],
+        cancel_requested=bool(row["cancel_requested"]),
+        events=row["events"],
+        steps=row["steps"],
+        cost_nanos=row["cost_nanos"],
+        created_us=row["created_us"],
+        started_us=row["started_us"],
+        finished_us=row["finished_us"],
+    )
