@@ -13,7 +13,9 @@ log = logging.getLogger(__name__)
 class Loop:
     """Calls ``round_`` every ``seconds``, or sooner when :meth:`wake` is called."""
 
-    def __init__(self, name: str, round_: Callable[[], Awaitable[object]], *, seconds: float) -> None:
+    def __init__(
+        self, name: str, round_: Callable[[], Awaitable[object]], *, seconds: float
+    ) -> None:
         self._name = name
         self._round = round_
         self._seconds = seconds
@@ -45,6 +47,8 @@ class Loop:
                 raise
             except Exception:
                 # A loop that dies of one bad round would leave its wish untrue for ever.
-                log.exception("loop %s: round failed, trying again in %.1f s", self._name, self._seconds)
+                log.exception(
+                    "loop %s: round failed, trying again in %.1f s", self._name, self._seconds
+                )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._seconds)

@@ -11,7 +11,8 @@ An error the agent raised is its answer and is not tried again: the author decid
 ``step(…, retry=…)``. What is tried again is what says nothing about the agent's answer: a process
 that died, a worker that was lost. The two are counted apart. A task that keeps killing its process
 is poison after ``attempts``; a worker may be lost for many reasons, so that cap lies higher, but
-there is one: a task that takes its worker down each time must end as well.
+there is one: a task that takes its worker down each time must end as well. A committed step ends
+that count: a task that gets on is no poison.
 """
 
 from __future__ import annotations
@@ -68,3 +69,8 @@ def after_attempt(task: Task, ending: Ending, *, attempts: int) -> After:
         state = TaskState.DEAD_LETTERED if losses >= MOST_LOSSES else TaskState.QUEUED
         return After(state=state, crashes=task.crashes, losses=losses)
     return After(state=_STATES[ending], crashes=task.crashes, losses=task.losses)
+
+
+def handed_back(task: Task) -> After:
+    """What becomes of a task whose worker gives it back of its own will: nothing counts."""
+    return After(state=TaskState.QUEUED, crashes=task.crashes, losses=task.losses)

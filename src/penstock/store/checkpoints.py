@@ -37,6 +37,11 @@ class Write:
     data: bytes
 
 
+def step_key(checkpoint: Checkpoint) -> str:
+    """The key under which a checkpoint counts as a committed step of its task."""
+    return f"{checkpoint.namespace}@{checkpoint.checkpoint_id}"
+
+
 async def put(
     tx: Transaction,
     checkpoint: Checkpoint,
@@ -50,7 +55,6 @@ async def put(
     Raises:
         Stale: the epoch no longer owns the task; nothing was written.
     """
-    key = f"{checkpoint.namespace}@{checkpoint.checkpoint_id}"
     number = await tasks.advance(tx, task_id=checkpoint.task_id, epoch=epoch, steps=1, said=said)
     await tx.execute(
         "checkpoints.put",
@@ -67,7 +71,7 @@ async def put(
     await tx.execute(
         "steps.add",
         task_id=checkpoint.task_id,
-        key=key,
+        key=step_key(checkpoint),
         number=number,
         epoch=epoch,
         kind="checkpoint",

@@ -46,3 +46,9 @@ async def journal(tx: Transaction, task_id: str) -> list[dict[str, Any]]:
     """What a restarted attempt must not do again: key and output of each step, in order."""
     rows = await tx.fetch_all("steps.of_task", task_id=task_id)
     return [{"key": row["key"], "output": _decode(row["output"])} for row in rows]
+
+
+async def number(tx: Transaction, *, task_id: str, key: str, epoch: int) -> int | None:
+    """Which of the task's steps an epoch has committed under a key, if it has."""
+    row = await tx.fetch_one("steps.number", task_id=task_id, key=key, epoch=epoch)
+    return None if row is None else int(row["number"])

@@ -7,6 +7,6 @@ values (:task_id, :key, :number, :epoch, :kind, :output, now_us());
 -- The journal of a task, in order.
 select key, output from steps where task_id = :task_id and kind = 'step' order by number;
 
--- name: count
--- How many steps of a task are on record, by epoch.
-select key, number, epoch, kind from steps where task_id = :task_id order by number;
+-- name: number
+-- The number of a step, if this epoch has committed it.
+select number from steps where task_id = :task_id and key = :key and epoch = :epoch;

@@ -61,7 +61,8 @@ on conflict (rollout_id, unit) do nothing;
 -- name: advance
 -- The fence: only the owner of the present epoch raises the counters, and so may write.
 update tasks
-set steps = steps + :steps, events = events + :events
+set steps = steps + :steps, events = events + :events,
+    losses = case when :steps > 0 then 0 else losses end
 where id = :id and epoch = :epoch and state = 'running'
 returning steps, events;
 

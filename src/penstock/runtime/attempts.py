@@ -1,0 +1,358 @@
+"""One attempt at a task, from its order to its end.
+
+The agent's process says what it has done; everything it says becomes true only by a commit under
+the task's epoch. An attempt that finds its epoch gone stops in silence: whatever happens to the
+task now is another's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import msgspec
+
+from penstock.domain.errors import Conflict, PenstockError, Stale
+from penstock.domain.exchanges import Caller
+from penstock.domain.releases import Limits, Policy
+from penstock.domain.tasks import Claim, Delta, Ending, Task
+from penstock.inside.frames import FrameError
+from penstock.rules.tasks import After, after_attempt, handed_back
+from penstock.runtime.calls import Answer, answer_call
+from penstock.runtime.journals import Journal, Said
+from penstock.runtime.outputs import Output
+from penstock.store import Store
+
+log = logging.getLogger(__name__)
+
+_SAID_MOST = 512  # events that may wait for the next step
+_PRINT_SECONDS = 1.0
+_EXIT_SECONDS = 5.0
+
+_KINDS = {"exit": Ending.EXIT}
+
+
+class Host(Protocol):
+    """The process that runs an attempt: its own, or one it shares."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if the attempt has it for itself."""
+        ...
+
+    async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
+        """Send a frame to the attempt."""
+        ...
+
+    async def receive(self) -> list[tuple[dict[str, Any], list[bytes]]]:
+        """The attempt's next frames; none when there will be no more."""
+        ...
+
+    def kill(self) -> None:
+        """End the attempt at once."""
+        ...
+
+    async def status(self, seconds: float) -> int | None:
+        """The exit status, waited for; None when the process went down with others."""
+        ...
+
+    def watch(self, output: Output) -> None:
+        """Let what is printed go to ``output``."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the attempt held."""
+        ...
+
+
+class Attempt:
+    """A claim being worked on."""
+
+    def __init__(
+        self,
+        store: Store,
+        claim: Claim,
+        *,
+        policy: Policy,
+        publish: Callable[[Delta], None],
+        on_modules: Callable[[list[str]], None],
+    ) -> None:
+        self.task: Task = claim.task
+        self.epoch = claim.epoch
+        self._claim = claim
+        self._policy = policy
+        self._publish = publish
+        self._on_modules = on_modules
+        self._journal = Journal(store, claim)
+        self._output = Output(limit_bytes=policy.limits.output_bytes)
+        self._said: Said = []
+        self._host: Host | None = None
+        self._ending: Ending | None = None  # what we did to it, if anything
+        self._reason = ""
+        self._leave_at_step = False
+
+    @property
+    def pid(self) -> int | None:
+        """The attempt's own process, once it runs."""
+        return None if self._host is None else self._host.pid
+
+    @property
+    def caller(self) -> Caller:
+        """Who this is, for the gateway."""
+        task = self.task
+        return Caller(
+            task_id=task.id,
+            session_id=task.session_id,
+            agent=task.agent,
+            environment=task.environment,
+            release=task.release,
+            epoch=self.epoch,
+            step=self._journal.steps,
+        )
+
+    # ------------------------------------------------------------ from outside
+
+    def cancel(self) -> None:
+        """End it: somebody asked for that."""
+        self._stop(Ending.CANCELLED, "cancelled")
+
+    def hand_back(self, *, at_step: bool) -> None:
+        """Give the task back to the queue, at once or when its next step is committed."""
+        if at_step:
+            self._leave_at_step = True
+        else:
+            self._stop(Ending.LOST, "the worker is stopping")
+
+    # ------------------------------------------------------------ life
+
+    async def run(self, host: Host, *, token: str) -> None:
+        """Work on the task until it has ended, or is another's."""
+        self._host = host
+        host.watch(self._output)
+        printing = asyncio.create_task(self._print(), name=f"logs-{self.task.id}")
+        seconds = self._policy.limits.time_seconds
+        deadline = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
+        try:
+            finish = await self._serve(host, token)
+        except Stale as error:
+            log.info("%s", error)
+            host.kill()
+            return
+        finally:
+            deadline.cancel()
+            printing.cancel()
+        await self._conclude(host, finish)
+
+    async def abandon(self, error: PenstockError) -> None:
+        """End an attempt that never got a process."""
+        failure = {"type": type(error).__name__, "message": str(error), "traceback": ""}
+        if isinstance(failure_output := getattr(error, "output", None), str):
+            failure["traceback"] = failure_output
+        await self._commit_end(Ending.CRASH, output=None, error=failure)
+
+    async def _serve(self, host: Host, token: str) -> dict[str, Any] | None:
+        """Answer the process until it reports its end; None if it ended without a report."""
+        replay = await self._journal.replay() if self.epoch > 1 else []
+        await host.send(self._order(replay, token))
+        while True:
+            try:
+                frames = await host.receive()
+            except FrameError as error:
+                self._stop(Ending.CRASH, f"the process sent no frame: {error}")
+                return None
+            if not frames:
+                return None
+            for header, blobs in frames:
+                if header["t"] == "finish":
+                    return header
+                await self._on_frame(host, header, blobs)
+
+    async def _on_frame(self, host: Host, header: dict[str, Any], blobs: list[bytes]) -> None:
+        match header["t"]:
+            case "delta":
+                self._publish(
+                    Delta(
+                        task_id=self.task.id,
+                        epoch=self.epoch,
+                        step=self._journal.steps,
+                        data=header["data"],
+                    )
+                )
+            case "event":
+                self._said.append((str(header["kind"]), header["data"]))
+                if len(self._said) >= _SAID_MOST:
+                    await self._journal.commit_events(self._take_said())
+            case "log":
+                self._output.add(header["stream"], header["text"])
+            case "call":
+                await self._on_call(host, header, blobs)
+            case "modules":
+                self._on_modules(header["names"])
+
+    async def _on_call(self, host: Host, header: dict[str, Any], blobs: list[bytes]) -> None:
+        reply = {"t": "reply", "a": header["a"], "id": header["id"]}
+        before = self._journal.steps
+        try:
+            answer = await answer_call(
+                self._journal, header, blobs, session_id=self.task.session_id, said=self._take_said
+            )
+        except Stale as error:
+            await host.send(
+                {**reply, "ok": False, "error": {"type": "stale", "message": str(error)}}
+            )
+            raise
+        except (Conflict, KeyError, TypeError, ValueError) as error:
+            answer = Answer({"ok": False, "error": {"type": "invalid", "message": str(error)}})
+        if self._leave_at_step and self._journal.steps > before:
+            # Unanswered: the process must not begin what the next owner will do.
+            self._stop(Ending.LOST, "the worker is stopping")
+            return
+        await host.send({**reply, **answer.header}, tuple(answer.blobs))
+
+    async def _conclude(self, host: Host, finish: dict[str, Any] | None) -> None:
+        """Say what has become of the attempt, then let its process go."""
+        output, error = None, None
+        if finish is not None and self._ending is None:
+            ending, output, error = self._reported(finish)
+        else:
+            ending, error = await self._unreported(host)
+        self._output.close() if finish is None else self._output.drain()
+        try:
+            await self._commit_end(ending, output=output, error=error)
+        except Stale as stale:
+            log.info("%s", stale)
+        if finish is not None:
+            await self._see_off(host)
+        host.kill()
+        self._output.close()
+
+    async def _see_off(self, host: Host) -> None:
+        """Take what a process says after its end, and do not wait for long."""
+        try:
+            async with asyncio.timeout(_EXIT_SECONDS):
+                while frames := await host.receive():
+                    for header, blobs in frames:
+                        if header["t"] in ("modules", "log"):
+                            await self._on_frame(host, header, blobs)
+        except (TimeoutError, FrameError):
+            return
+
+    async def _commit_end(
+        self, ending: Ending, *, output: Any, error: dict[str, Any] | None
+    ) -> None:
+        await self._journal.end(
+            self._after(ending),
+            ending,
+            output=output,
+            error=error,
+            said=self._take_said(),
+            printed=self._output.take(),
+        )
+
+    def _after(self, ending: Ending) -> After:
+        task = self.task
+        if ending is Ending.LOST and self._ending is Ending.LOST:
+            return handed_back(task)
+        if self._journal.steps > task.steps:
+            task = replace(task, losses=0)  # see rules/tasks: what gets on is no poison
+        return after_attempt(task, ending, attempts=self._policy.limits.attempts)
+
+    # ------------------------------------------------------------ endings
+
+    def _reported(self, finish: dict[str, Any]) -> tuple[Ending, Any, dict[str, Any] | None]:
+        limits = self._policy.limits
+        if finish["ok"]:
+            size = len(msgspec.json.encode(finish["output"]))
+            if size > limits.output_bytes:
+                message = f"the result has {size} bytes; the limit is {limits.output_bytes}"
+                return Ending.OUTPUT, None, _error("OutputTooLarge", message)
+            return Ending.OK, finish["output"], None
+        error = finish["error"]
+        if error.get("type") == "MemoryError":
+            error = {**error, "message": _memory_message(error.get("message") or "", limits)}
+            return Ending.MEMORY, None, error
+        return _KINDS.get(error.get("kind"), Ending.ERROR), None, error
+
+    async def _unreported(self, host: Host) -> tuple[Ending, dict[str, Any] | None]:
+        if self._ending is not None:
+            host.kill()
+            return self._ending, _error(_NAMES.get(self._ending, "Stopped"), self._reason)
+        status = await host.status(_EXIT_SECONDS)
+        if status is None:
+            return Ending.LOST, _error("Lost", "the process went down with its zygote")
+        if status == -signal.SIGXCPU:
+            seconds = self._policy.limits.cpu_seconds
+            return Ending.TIMEOUT, _error("CPULimit", f"used {seconds} s of CPU time, its limit")
+        what = f"exit status {status}"
+        if status < 0:
+            what = f"signal {-status} ({_signal_name(-status)})"
+        return Ending.CRASH, _error("Crash", f"the process ended without a result: {what}")
+
+    def _expire(self, seconds: float) -> None:
+        self._stop(Ending.TIMEOUT, f"ran for {seconds:g} s, its limit")
+
+    def _stop(self, ending: Ending, reason: str) -> None:
+        if self._ending is None:
+            self._ending, self._reason = ending, reason
+        if self._host is not None:
+            self._host.kill()
+
+    # ------------------------------------------------------------ small things
+
+    def _take_said(self) -> Said:
+        said, self._said = self._said, []
+        return said
+
+    async def _print(self) -> None:
+        """Commit what a long attempt prints while it runs."""
+        while True:
+            await asyncio.sleep(_PRINT_SECONDS)
+            if pieces := self._output.take():
+                await self._journal.commit_logs(pieces)
+
+    def _order(self, replay: list[dict[str, Any]], token: str) -> dict[str, Any]:
+        task = self.task
+        return {
+            "t": "order",
+            "a": 1,
+            "task": task.id,
+            "session": task.session_id,
+            "agent": task.agent,
+            "release": task.release,
+            "epoch": self.epoch,
+            "input": task.input,
+            "resume": self.epoch > 1,
+            "steps": replay,
+            "deadline_seconds": self._policy.limits.time_seconds,
+            "token": token,
+        }
+
+
+_NAMES = {
+    Ending.TIMEOUT: "Timeout",
+    Ending.CANCELLED: "Cancelled",
+    Ending.CRASH: "Crash",
+    Ending.LOST: "Lost",
+}
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"type": kind, "message": message, "traceback": ""}
+
+
+def _memory_message(message: str, limits: Limits) -> str:
+    if limits.memory_bytes is None:
+        return message or "out of memory"
+    mebibytes = limits.memory_bytes >> 20
+    return f"used {mebibytes} MiB of memory, its limit" + (f": {message}" if message else "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

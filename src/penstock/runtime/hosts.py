@@ -1,0 +1,230 @@
+"""Where an attempt runs: in a process of its own, or beside others in a shared one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from typing import Any
+
+from penstock.domain.errors import Unavailable
+from penstock.inside.frames import FrameError
+from penstock.runtime.outputs import Output
+from penstock.runtime.processes import Child, Frame
+
+log = logging.getLogger(__name__)
+
+_WAITING_FRAMES = 256
+_EVALUATION_SECONDS = 30.0
+
+
+class OwnHost:
+    """A process that runs this attempt alone."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._watching = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process, once the zygote has said which it is."""
+        return self._child.pid
+
+    async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
+        """Send a frame."""
+        await self._child.send(header, blobs)
+
+    async def receive(self) -> list[Frame]:
+        """The next frames; none at the end."""
+        return await self._child.receive()
+
+    def kill(self) -> None:
+        """End the process and all that it started."""
+        self._child.kill()
+
+    async def status(self, seconds: float) -> int | None:
+        """The exit status; a process that does not end by itself is ended."""
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._child.exited), seconds)
+        except TimeoutError:
+            self.kill()
+            return await self._child.exited
+
+    def watch(self, output: Output) -> None:
+        """Catch what the process prints."""
+        self._watching = True
+        output.watch("stdout", self._child.stdout)
+        output.watch("stderr", self._child.stderr)
+
+    def close(self) -> None:
+        """Close the channel; the pipes belong to the output that reads them."""
+        self._child.close()
+
+
+class SharedProcess:
+    """A process that runs many attempts, and evaluates sessions."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._numbers = itertools.count(1)
+        self._queues: dict[int, asyncio.Queue[list[Frame]]] = {}
+        self._evaluations: dict[int, asyncio.Future[float]] = {}
+        self._output = Output(limit_bytes=1 << 20)
+        self._output.watch("stdout", child.stdout)
+        self._output.watch("stderr", child.stderr)
+        self.alive = True
+        self._reader = asyncio.create_task(self._read(), name="shared-process")
+
+    @property
+    def busy(self) -> int:
+        """Attempts and evaluations that have not ended."""
+        return len(self._queues) + len(self._evaluations)
+
+    def attempt(self) -> SharedHost:
+        """A place for one more attempt."""
+        number = next(self._numbers)
+        # Bounded: an attempt whose commits are slow slows the process down, not the server.
+        self._queues[number] = asyncio.Queue(_WAITING_FRAMES)
+        return SharedHost(self, number)
+
+    async def evaluate(self, function: str, record: dict[str, Any]) -> float:
+        """What an evaluator of the project says of a session.
+
+        Raises:
+            ValueError: the evaluator raised, or said something that is no score.
+            TimeoutError: it said nothing in time; the process was ended.
+            Unavailable: the process ended.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._evaluations[number] = answer
+        if not self.alive:
+            raise Unavailable("the evaluator's process has ended")
+        frame = {"t": "evaluate", "a": number, "function": function, "record": record}
+        try:
+            await self._child.send(frame)
+            return await asyncio.wait_for(answer, _EVALUATION_SECONDS)
+        except TimeoutError:
+            self.kill()
+            raise TimeoutError(
+                f"{function} gave no answer in {_EVALUATION_SECONDS:.0f} s"
+            ) from None
+        finally:
+            self._evaluations.pop(number, None)
+
+    async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
+        """Send a frame."""
+        await self._child.send(header, blobs)
+
+    async def receive(self, number: int) -> list[Frame]:
+        """The next frames of one attempt; none when the process has ended."""
+        queue = self._queues[number]
+        if not self.alive and queue.empty():
+            return []
+        return await queue.get()
+
+    def release(self, number: int) -> None:
+        """An attempt has left."""
+        self._queues.pop(number, None)
+
+    async def status(self, seconds: float) -> int | None:
+        """The exit status of the process."""
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._child.exited), seconds)
+        return None
+
+    def kill(self) -> None:
+        """End the process with all its attempts."""
+        self._child.kill()
+
+    async def close(self) -> None:
+        """End the process and wait until it is gone."""
+        self.kill()
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+        self._end()
+
+    async def _read(self) -> None:
+        try:
+            while frames := await self._child.receive():
+                for header, blobs in frames:
+                    await self._dispatch(header, blobs)
+        except FrameError as error:
+            log.warning("a shared process sent no frame: %s", error)
+            self.kill()
+        self._end()
+
+    async def _dispatch(self, header: dict[str, Any], blobs: list[bytes]) -> None:
+        number = header.get("a", 0)
+        if header["t"] == "evaluated":
+            answer = self._evaluations.get(number)
+            if answer is not None and not answer.done():
+                if header["ok"]:
+                    answer.set_result(float(header["score"]))
+                else:
+                    error = header["error"]
+                    answer.set_exception(ValueError(f"{error['type']}: {error['message']}"))
+            return
+        queue = self._queues.get(number)
+        if queue is not None:
+            await queue.put([(header, blobs)])
+
+    def _end(self) -> None:
+        self.alive = False
+        self._child.close()
+        self._output.close()
+        for queue in self._queues.values():
+            while queue.full():
+                queue.get_nowait()
+            queue.put_nowait([])
+        for answer in self._evaluations.values():
+            if not answer.done():
+                answer.set_exception(Unavailable("the evaluator's process has ended"))
+
+
+class SharedHost:
+    """One attempt's place in a shared process."""
+
+    pid = None
+
+    def __init__(self, process: SharedProcess, number: int) -> None:
+        self._process = process
+        self._number = number
+        self._left = asyncio.Event()
+
+    async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
+        """Send a frame, under the number this attempt has in its process."""
+        await self._process.send({**header, "a": self._number}, blobs)
+
+    async def receive(self) -> list[Frame]:
+        """The attempt's next frames; none at the end."""
+        if self._left.is_set():
+            return []
+        leaving = asyncio.ensure_future(self._left.wait())
+        reading = asyncio.ensure_future(self._process.receive(self._number))
+        await asyncio.wait({leaving, reading}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if reading.done():
+            return reading.result()
+        reading.cancel()
+        return []
+
+    def kill(self) -> None:
+        """Stop this attempt; its neighbours go on."""
+        if not self._left.is_set():
+            self._left.set()
+            task = asyncio.ensure_future(self._process.send({"t": "cancel", "a": self._number}))
+            task.add_done_callback(lambda _: None)
+
+    async def status(self, seconds: float) -> int | None:
+        """The exit status of the process that was shared."""
+        return await self._process.status(seconds)
+
+    def watch(self, output: Output) -> None:
+        """Nothing: lines come as frames that name the attempt."""
+
+    def close(self) -> None:
+        """Leave the process."""
+        self._process.release(self._number)

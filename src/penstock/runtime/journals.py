@@ -1,0 +1,243 @@
+"""The writes of one attempt, every one of them under its fence, each landing exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from penstock.domain.errors import Conflict, Stale, Unavailable
+from penstock.domain.tasks import Claim, Ending, TaskState
+from penstock.rules.tasks import After
+from penstock.store import Store, Transaction, Work, checkpoints, logs, steps, tasks
+from penstock.store.checkpoints import Checkpoint, Write
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_AGAIN_SECONDS = 0.25
+
+Said = list[tuple[str, Any]]
+
+
+class Journal:
+    """What an attempt has committed, and how it commits more.
+
+    A database that does not answer is asked again for as long as the attempt lives: its worker
+    ends it when the lease is in danger. A commit whose answer was lost may have landed, so what a
+    second try finds in its way is read before it is believed to be somebody else's.
+    """
+
+    def __init__(self, store: Store, claim: Claim) -> None:
+        self._store = store
+        self._task = claim.task
+        self._epoch = claim.epoch
+        self._lines = 0
+        self.task_id = claim.task.id
+        self.steps = claim.task.steps
+
+    async def commit_step(self, key: str, output: Any, said: Said) -> None:
+        """Commit a step with the events before it.
+
+        Raises:
+            Stale: another attempt owns the task.
+            Conflict: this step is on record already.
+        """
+
+        async def work(tx: Transaction) -> int:
+            return await steps.commit(
+                tx, task_id=self._task.id, epoch=self._epoch, key=key, output=output, said=said
+            )
+
+        self.steps = await self._landing(work, self._step_landed(key))
+
+    async def commit_checkpoint(self, checkpoint: Checkpoint, said: Said) -> None:
+        """Commit a framework's checkpoint with the events before it.
+
+        Raises:
+            Stale: another attempt owns the task.
+        """
+
+        async def work(tx: Transaction) -> int:
+            return await checkpoints.put(
+                tx,
+                checkpoint,
+                session_id=self._task.session_id,
+                epoch=self._epoch,
+                said=said,
+            )
+
+        key = checkpoints.step_key(checkpoint)
+        self.steps = await self._landing(work, self._step_landed(key))
+
+    async def commit_writes(
+        self, namespace: str, checkpoint_id: str, writes: Sequence[Write]
+    ) -> None:
+        """Keep what nodes wrote on top of a checkpoint.
+
+        Raises:
+            Stale: another attempt owns the task.
+        """
+
+        async def work(tx: Transaction) -> None:
+            await checkpoints.put_writes(
+                tx,
+                writes,
+                session_id=self._task.session_id,
+                namespace=namespace,
+                checkpoint_id=checkpoint_id,
+                task_id=self._task.id,
+                epoch=self._epoch,
+            )
+
+        await self._landing(work)
+
+    async def commit_events(self, said: Said) -> None:
+        """Keep events that must not wait for a step.
+
+        Raises:
+            Stale: another attempt owns the task.
+        """
+
+        async def work(tx: Transaction) -> int:
+            return await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
+
+        await self._landing(work)
+
+    async def commit_logs(self, pieces: Sequence[tuple[str, str]]) -> None:
+        """Keep what was printed."""
+        first = self._lines + 1
+        self._lines += len(pieces)
+
+        async def work(tx: Transaction) -> None:
+            await logs.append(
+                tx, task_id=self._task.id, epoch=self._epoch, first=first, pieces=pieces
+            )
+
+        await self._landing(work)
+
+    async def end(
+        self,
+        after: After,
+        ending: Ending,
+        *,
+        output: Any,
+        error: dict[str, Any] | None,
+        said: Said,
+        printed: Sequence[tuple[str, str]],
+    ) -> None:
+        """Commit what the attempt's ending makes of the task: over, or back in the queue.
+
+        Raises:
+            Stale: another attempt owns the task.
+        """
+
+        async def work(tx: Transaction) -> bool:
+            outcome = ending
+            if said:
+                await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
+            if printed:
+                await logs.append(
+                    tx,
+                    task_id=self._task.id,
+                    epoch=self._epoch,
+                    first=self._lines + 1,
+                    pieces=printed,
+                )
+            if after.state is TaskState.QUEUED:
+                await tasks.requeue(
+                    tx,
+                    task_id=self._task.id,
+                    epoch=self._epoch,
+                    crashes=after.crashes,
+                    losses=after.losses,
+                    delay_seconds=after.delay_seconds,
+                    why={"outcome": ending.value, "error": error},
+                )
+                return True
+            if ending is Ending.ERROR and await tasks.limit_hit(tx, self._task.id) == "cost":
+                # The agent's error is how it took the gateway's refusal.
+                outcome = Ending.BUDGET
+            await tasks.finish(
+                tx,
+                task_id=self._task.id,
+                epoch=self._epoch,
+                state=after.state,
+                outcome=outcome.value,
+                output=output,
+                error=error,
+                crashes=after.crashes,
+                losses=after.losses,
+            )
+            return True
+
+        await self._landing(work, self._end_landed(after.state))
+
+    async def replay(self) -> list[dict[str, Any]]:
+        """The steps that earlier attempts have committed."""
+
+        async def work(tx: Transaction) -> list[dict[str, Any]]:
+            return await steps.journal(tx, self._task.id)
+
+        return await self._store.read(work)
+
+    async def checkpoint(
+        self, session_id: str, namespace: str, checkpoint_id: str | None
+    ) -> tuple[Checkpoint, list[Write]] | None:
+        """A checkpoint of a session and what was written on top of it."""
+
+        async def work(tx: Transaction) -> tuple[Checkpoint, list[Write]] | None:
+            return await checkpoints.get(
+                tx, session_id=session_id, namespace=namespace, checkpoint_id=checkpoint_id
+            )
+
+        return await self._store.read(work)
+
+    async def checkpoints(
+        self, session_id: str, namespace: str | None, before: str | None, limit: int | None
+    ) -> list[Checkpoint]:
+        """Checkpoints of a session, the newest first."""
+
+        async def work(tx: Transaction) -> list[Checkpoint]:
+            return await checkpoints.listing(
+                tx, session_id=session_id, namespace=namespace, before=before, limit=limit
+            )
+
+        return await self._store.read(work)
+
+    # ------------------------------------------------------------ landing
+
+    async def _landing(
+        self, work: Work[T], landed: Callable[[], Awaitable[T | None]] | None = None
+    ) -> T:
+        uncertain = False
+        while True:
+            try:
+                return await self._store.transact(work)
+            except Unavailable as error:
+                uncertain = True
+                log.warning("task %s: %s; trying again", self._task.id, error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+            except (Stale, Conflict):
+                if not uncertain or landed is None:
+                    raise
+                found = await landed()
+                if found is None:
+                    raise
+                return found
+
+    def _step_landed(self, key: str) -> Callable[[], Awaitable[int | None]]:
+        async def work(tx: Transaction) -> int | None:
+            return await steps.number(tx, task_id=self._task.id, key=key, epoch=self._epoch)
+
+        return lambda: self._store.read(work)
+
+    def _end_landed(self, state: TaskState) -> Callable[[], Awaitable[bool | None]]:
+        async def work(tx: Transaction) -> bool | None:
+            task = await tasks.find(tx, self._task.id)
+            mine = task is not None and task.epoch == self._epoch and task.state is state
+            return True if mine else None
+
+        return lambda: self._store.read(work)

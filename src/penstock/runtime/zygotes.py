@@ -1,0 +1,220 @@
+"""The warm processes of the releases that are in use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from penstock.domain.errors import Unavailable
+from penstock.domain.releases import Limits, Manifest
+from penstock.drivers.builders import Builder, Launch
+from penstock.runtime.processes import Child, Zygote
+from penstock.store import Store, Transaction, blobs, releases
+
+log = logging.getLogger(__name__)
+
+_SPARES = 2  # processes in waiting, for agents that cannot be forked
+_WARM_ROUNDS = 2
+_IDLE_SECONDS = 600.0
+_TRIES = 3
+
+
+@dataclass(slots=True)
+class _Pool:
+    """One release's processes."""
+
+    launch: Launch
+    zygote: Zygote | None = None  # the one that forks
+    spares: list[Zygote] = field(default_factory=list)
+    serving: set[Zygote] = field(default_factory=set)
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    warmings: int = 0
+    used: float = 0.0
+
+
+class Zygotes:
+    """Starts a zygote per release when it is first needed, and a new one when it has ended."""
+
+    def __init__(self, store: Store, builder: Builder, *, gateway_url: str, scratch: Path) -> None:
+        self._store = store
+        self._builder = builder
+        self._gateway_url = gateway_url
+        self._scratch = scratch
+        self._launches: dict[str, asyncio.Task[Launch]] = {}
+        self._pools: dict[str, _Pool] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def manifest(self, release: str) -> Manifest:
+        """What a release pins.
+
+        Raises:
+            PenstockError: the release cannot be read or put on disk.
+        """
+        return (await self._pool(release)).launch.manifest
+
+    async def fork(self, release: str, limits: Limits, *, shared: bool = False) -> Child:
+        """A process for an attempt of a release.
+
+        Raises:
+            PenstockError: the release cannot be loaded, or its process does not start.
+        """
+        pool = await self._pool(release)
+        pool.used = asyncio.get_running_loop().time()
+        for _ in range(_TRIES):
+            zygote = await self._ready(pool)
+            with contextlib.suppress(Unavailable):
+                child = await zygote.fork(limits, shared=shared)
+                if zygote.mode == "spare":
+                    self._replace(pool, zygote)
+                return child
+            if pool.zygote is zygote:
+                pool.zygote = None
+        raise Unavailable(f"the process of release {release[:12]} keeps ending")
+
+    async def warm(self, release: str, modules: list[str]) -> None:
+        """Let the next attempts find what this one had to import."""
+        pool = self._pools.get(release)
+        if pool is None or pool.zygote is None or pool.warmings >= _WARM_ROUNDS:
+            return
+        pool.warmings += 1
+        await pool.zygote.warm(modules)
+
+    async def keep(self, wanted: Iterable[str]) -> None:
+        """Have the wanted releases' processes ready; end those that nobody has used for long."""
+        wanted = set(wanted)
+        for release in wanted:
+            try:
+                await self._ready(await self._pool(release))
+            except Exception as error:  # noqa: BLE001 - its tasks will say so to who asked for them
+                log.warning("release %s is not ready: %s", release[:12], error)
+        now = asyncio.get_running_loop().time()
+        for release, pool in tuple(self._pools.items()):
+            idle = pool.zygote is None or not pool.zygote.children
+            if release not in wanted and idle and now - pool.used > _IDLE_SECONDS:
+                await self._stop(self._pools.pop(release))
+
+    def describe(self) -> dict[str, tuple[str, str | None]]:
+        """How each loaded release's attempts are started: mode and, for spares, why."""
+        found = {}
+        for release, pool in self._pools.items():
+            zygote = pool.zygote or next(iter(pool.spares), None)
+            if zygote is not None:
+                found[release] = (zygote.mode, zygote.why)
+        return found
+
+    def pids(self) -> list[int]:
+        """Every process that was started here and still runs."""
+        found = []
+        for pool in self._pools.values():
+            zygotes = {*pool.spares, *pool.serving, *([pool.zygote] if pool.zygote else [])}
+            for zygote in zygotes:
+                found.append(zygote.pid)
+                found += [child.pid for child in zygote.children.values() if child.pid]
+        return sorted(set(found))
+
+    async def stop(self) -> None:
+        """End every process."""
+        self._closing = True
+        for task in self._background:
+            task.cancel()
+        for pool in self._pools.values():
+            await self._stop(pool)
+        self._pools.clear()
+
+    # ------------------------------------------------------------ one release
+
+    async def _pool(self, release: str) -> _Pool:
+        pool = self._pools.get(release)
+        if pool is None:
+            launch = await self._launch(release)
+            pool = self._pools.setdefault(release, _Pool(launch=launch))
+        return pool
+
+    async def _launch(self, release: str) -> Launch:
+        task = self._launches.get(release)
+        if task is None:
+            task = self._launches[release] = asyncio.create_task(self._prepare(release))
+            task.add_done_callback(lambda _: self._launches.pop(release, None))
+        return await asyncio.shield(task)
+
+    async def _prepare(self, release: str) -> Launch:
+        async def load(tx: Transaction) -> object:
+            return await releases.get(tx, release)
+
+        async def fetch(digest: str) -> bytes:
+            async def work(tx: Transaction) -> bytes:
+                return await blobs.get(tx, digest)
+
+            return await self._store.read(work)
+
+        found = await self._store.read(load)
+        return await self._builder.prepare(found, fetch)  # type: ignore[arg-type]
+
+    async def _ready(self, pool: _Pool) -> Zygote:
+        """A zygote that takes the next attempt."""
+        async with pool.starting:
+            if self._closing:
+                raise Unavailable("the worker is stopping")
+            while pool.spares:
+                zygote = pool.spares[0]
+                if zygote.alive:
+                    return zygote
+                pool.spares.pop(0)
+            if pool.zygote is not None and pool.zygote.alive:
+                return pool.zygote
+            zygote = await self._start(pool)
+            if zygote.mode == "spare":
+                log.warning(
+                    "release %s is run in fresh processes, not forks: %s",
+                    pool.launch.release[:12],
+                    zygote.why,
+                )
+                pool.spares.append(zygote)
+                self._refill(pool)
+            else:
+                pool.zygote = zygote
+            return zygote
+
+    async def _start(self, pool: _Pool) -> Zygote:
+        return await Zygote.start(
+            pool.launch,
+            gateway_url=self._gateway_url,
+            scratch=self._scratch / pool.launch.release[:16],
+        )
+
+    def _replace(self, pool: _Pool, used: Zygote) -> None:
+        """A spare has become an attempt's process: get the next one ready."""
+        if used in pool.spares:
+            pool.spares.remove(used)
+        if pool.zygote is used:
+            pool.zygote = None
+        pool.serving.add(used)
+        used.on_end = lambda: pool.serving.discard(used)
+        self._refill(pool)
+
+    def _refill(self, pool: _Pool) -> None:
+        async def refill() -> None:
+            async with pool.starting:
+                while len(pool.spares) < _SPARES and not self._closing:
+                    pool.spares.append(await self._start(pool))
+
+        task = asyncio.create_task(_quietly(refill()))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    @staticmethod
+    async def _stop(pool: _Pool) -> None:
+        for zygote in {*pool.spares, *pool.serving, *([pool.zygote] if pool.zygote else [])}:
+            await zygote.stop()
+
+
+async def _quietly(work: object) -> None:
+    try:
+        await work  # type: ignore[misc]
+    except Exception as error:  # noqa: BLE001 - whoever needs the process next is told
+        log.warning("a spare process did not start: %s", error)

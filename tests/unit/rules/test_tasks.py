@@ -1,0 +1,58 @@
+"""What an attempt's ending makes of its task."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.domain.tasks import TERMINAL, Ending, Task, TaskState
+from penstock.rules.tasks import MOST_LOSSES, after_attempt, handed_back
+
+
+def a_task(*, crashes=0, losses=0):
+    return Task(
+        id="task_1", session_id="ses_1", agent="a", environment="production", release="r",
+        state=TaskState.RUNNING, outcome=None, input=None, output=None, error=None, epoch=1,
+        crashes=crashes, losses=losses, worker_id="w", cancel_requested=False, events=0, steps=0,
+        cost_nanos=0, created_us=0, started_us=0, finished_us=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [e for e in Ending if e not in (Ending.CRASH, Ending.LOST)])
+def test_what_the_agent_did_itself_is_final(ending):
+    assert after_attempt(a_task(), ending, attempts=3).state in TERMINAL
+
+
+def test_a_result_completes_and_an_error_fails():
+    assert after_attempt(a_task(), Ending.OK, attempts=3).state is TaskState.COMPLETED
+    assert after_attempt(a_task(), Ending.ERROR, attempts=3).state is TaskState.FAILED
+
+
+def test_a_process_that_dies_is_tried_again_later_each_time_and_then_no_more():
+    delays = []
+    crashes = 0
+    while True:
+        after = after_attempt(a_task(crashes=crashes), Ending.CRASH, attempts=4)
+        crashes = after.crashes
+        if after.state is not TaskState.QUEUED:
+            break
+        delays.append(after.delay_seconds)
+    assert after.state is TaskState.DEAD_LETTERED
+    assert crashes == 4
+    assert delays == sorted(set(delays))
+
+
+def test_a_lost_worker_is_not_the_tasks_fault_for_long():
+    losses = 0
+    for _ in range(MOST_LOSSES - 1):
+        after = after_attempt(a_task(losses=losses), Ending.LOST, attempts=1)
+        assert after.state is TaskState.QUEUED
+        assert after.crashes == 0
+        losses = after.losses
+    assert after_attempt(a_task(losses=losses), Ending.LOST, attempts=1).state is (
+        TaskState.DEAD_LETTERED
+    )
+
+
+def test_handing_back_counts_for_nothing():
+    after = handed_back(a_task(crashes=1, losses=2))
+    assert (after.state, after.crashes, after.losses) == (TaskState.QUEUED, 1, 2)
