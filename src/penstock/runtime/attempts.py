@@ -40,6 +40,11 @@ class Host(Protocol):
     """The process that runs an attempt: its own, or one it shares."""
 
     @property
+    def alone(self) -> bool:
+        """Whether the process ends with the attempt."""
+        ...
+
+    @property
     def pid(self) -> int | None:
         """The process, if the attempt has it for itself."""
         ...
@@ -225,7 +230,7 @@ class Attempt:
             await self._commit_end(ending, output=output, error=error)
         except Stale as stale:
             log.info("%s", stale)
-        if finish is not None:
+        if finish is not None and host.alone:
             await self._see_off(host)
         host.kill()
         self._output.close()

@@ -22,6 +22,8 @@ _EVALUATION_SECONDS = 30.0
 class OwnHost:
     """A process that runs this attempt alone."""
 
+    alone = True
+
     def __init__(self, child: Child) -> None:
         self._child = child
         self._watching = False
@@ -73,6 +75,7 @@ class SharedProcess:
         self._output = Output(limit_bytes=1 << 20)
         self._output.watch("stdout", child.stdout)
         self._output.watch("stderr", child.stderr)
+        self._cancels: set[asyncio.Task[None]] = set()
         self.alive = True
         self._reader = asyncio.create_task(self._read(), name="shared-process")
 
@@ -123,6 +126,16 @@ class SharedProcess:
         if not self.alive and queue.empty():
             return []
         return await queue.get()
+
+    def stop_attempt(self, number: int) -> None:
+        """End an attempt at its next word; whoever reads its frames finds no more."""
+        queue = self._queues.get(number)
+        if queue is None:
+            return
+        _end_queue(queue)
+        task = asyncio.create_task(self._child.send({"t": "cancel", "a": number}))
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
 
     def release(self, number: int) -> None:
         """An attempt has left."""
@@ -176,23 +189,27 @@ class SharedProcess:
         self._child.close()
         self._output.close()
         for queue in self._queues.values():
-            while queue.full():
-                queue.get_nowait()
-            queue.put_nowait([])
+            _end_queue(queue)
         for answer in self._evaluations.values():
             if not answer.done():
                 answer.set_exception(Unavailable("the evaluator's process has ended"))
 
 
+def _end_queue(queue: asyncio.Queue[list[Frame]]) -> None:
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait([])
+
+
 class SharedHost:
     """One attempt's place in a shared process."""
 
+    alone = False
     pid = None
 
     def __init__(self, process: SharedProcess, number: int) -> None:
         self._process = process
         self._number = number
-        self._left = asyncio.Event()
 
     async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
         """Send a frame, under the number this attempt has in its process."""
@@ -200,23 +217,11 @@ class SharedHost:
 
     async def receive(self) -> list[Frame]:
         """The attempt's next frames; none at the end."""
-        if self._left.is_set():
-            return []
-        leaving = asyncio.ensure_future(self._left.wait())
-        reading = asyncio.ensure_future(self._process.receive(self._number))
-        await asyncio.wait({leaving, reading}, return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
-        if reading.done():
-            return reading.result()
-        reading.cancel()
-        return []
+        return await self._process.receive(self._number)
 
     def kill(self) -> None:
         """Stop this attempt; its neighbours go on."""
-        if not self._left.is_set():
-            self._left.set()
-            task = asyncio.ensure_future(self._process.send({"t": "cancel", "a": self._number}))
-            task.add_done_callback(lambda _: None)
+        self._process.stop_attempt(self._number)
 
     async def status(self, seconds: float) -> int | None:
         """The exit status of the process that was shared."""
