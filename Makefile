@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-PORT ?= 8420
+PORT ?= 8700
 SEED ?= 1
 
 .PHONY: help up demo test test-fast check format bench bench-attempts proof-statistics equal-prompts lock clean
@@ -14,7 +14,7 @@ SEED ?= 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: .venv/run ## install, start, serve the example agent (port 8420, or PORT=…)
+up: .venv/run ## install, start, serve the example agent (port 8700, or PORT=…)
 	PENSTOCK_PORT=$(PORT) $(BIN)/penstock up examples/support
 
 demo: .venv/run ## a worse prompt is caught and rolled back, a better one promoted by proof (SEED=1)
