@@ -1,0 +1,1 @@
+"""The HTTP faces: parse, one call of an action, shape the answer."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.domain.rollouts import Arm
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
@@ -28,3 +30,21 @@ class Session:
     score: float | None  # the evaluator's answer in [0, 1]
     created_us: int
     closed_us: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionResult:
+    """What is known of a session that a rollout has assigned."""
+
+    position: int
+    arm: Arm
+    weight: float
+    assigned_us: int
+    closed: bool
+    tasks: int
+    failures: int
+    cost_nanos: int
+    busy_us: int
+    thumb: int
+    waits_for_judge: bool  # it has an evaluator that has not answered yet
+    score: float | None  # the evaluator's answer, if it gave one
