@@ -33,13 +33,13 @@ _NO_CACHE = (b"cache-control", b"no-cache")
 _NO_RETRY = (b"x-should-retry", b"false")
 
 
-class _Problem(Exception):  # noqa: N818 - becomes an HTTP answer
+class _Problem(Exception):
     def __init__(self, status: int, message: str, *, code: str, kind: str) -> None:
         super().__init__(message)
         self.answer = Answer(status=status, body=openai.error_body(message, kind=kind, code=code))
 
 
-class _Gone(Exception):  # noqa: N818 - nobody is left to hear an error
+class _Gone(Exception):
     """The agent hung up."""
 
 

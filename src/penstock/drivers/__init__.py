@@ -1,0 +1,1 @@
+"""Effects on the world outside: a protocol per kind, a file per implementation."""

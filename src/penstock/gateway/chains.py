@@ -34,7 +34,7 @@ _OK = 200
 _FIRST_ERROR = 400
 
 
-class Refused(PenstockError):  # noqa: N818 - a sentence of the gateway, like the others
+class Refused(PenstockError):
     """The gateway itself says no."""
 
     def __init__(self, message: str, *, status: int, code: str, kind: str) -> None:
@@ -44,7 +44,7 @@ class Refused(PenstockError):  # noqa: N818 - a sentence of the gateway, like th
         self.kind = kind
 
 
-class ChainFailed(Exception):  # noqa: N818 - an outcome, told to the agent as an HTTP answer
+class ChainFailed(Exception):
     """No link answered, or one answered that the request is wrong."""
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ _READER_STACK = 256 * 1024
 Reply = tuple[dict[str, Any], list[bytes]]
 
 
-class Refused(Exception):  # noqa: N818 - it says what happened, like the domain's errors
+class Refused(Exception):
     """The supervisor answered a call with an error."""
 
 

@@ -131,7 +131,7 @@ class Zygote:
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        scratch.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once per release
+        scratch.mkdir(parents=True, exist_ok=True)
         try:
             with (scratch / "zygote.log").open("ab") as output:
                 process = _spawn(launch, theirs, output.fileno(), gateway_url, scratch)

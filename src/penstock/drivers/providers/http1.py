@@ -33,7 +33,7 @@ _FIRST_FINAL_STATUS = 200
 _PORTS = {"http": 80, "https": 443}
 
 
-class _Lost(Exception):  # noqa: N818 - a signal inside this module
+class _Lost(Exception):
     """A connection ended before the first byte of an answer."""
 
 
