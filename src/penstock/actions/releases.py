@@ -78,7 +78,7 @@ class ReleaseActions:
 
         return await self._store.read(work)
 
-    async def list(self, actor: Actor, agent: str, *, limit: int = 50) -> list[Release]:
+    async def listing(self, actor: Actor, agent: str, *, limit: int = 50) -> list[Release]:
         """An agent's releases from the newest to the oldest.
 
         Raises:
@@ -192,7 +192,8 @@ async def _text(tx: Transaction, item: Difference) -> str | None:
             texts.append(content[:_SHOWN_BYTES].decode().splitlines(keepends=True))
         except UnicodeDecodeError:
             return None
-    return "".join(difflib.unified_diff(*texts, f"a/{item.name}", f"b/{item.name}"))
+    old, new = texts
+    return "".join(difflib.unified_diff(old, new, f"a/{item.name}", f"b/{item.name}"))
 
 
 def _is_digest(value: object) -> bool:

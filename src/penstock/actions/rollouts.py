@@ -195,7 +195,7 @@ class RolloutActions:
 
         return await self._store.read(work)
 
-    async def list(
+    async def listing(
         self, actor: Actor, *, agent: str | None = None, limit: int = 50
     ) -> list[Rollout]:
         """Rollouts from the newest to the oldest."""

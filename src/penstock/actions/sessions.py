@@ -110,7 +110,7 @@ class SessionActions:
 
         return await self._store.read(work)
 
-    async def list(
+    async def listing(
         self,
         actor: Actor,
         *,

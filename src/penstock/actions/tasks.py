@@ -115,7 +115,7 @@ class TaskActions:
         check(actor, "task.read")
         return await self._get(task_id)
 
-    async def list(
+    async def listing(
         self,
         actor: Actor,
         *,

@@ -104,7 +104,7 @@ def _tools(module: Any) -> list[dict[str, Any]]:
             said = inspect.getdoc(value) or ""
             found.append(_tool(value.__name__, said, schema, module, mark))
         elif _is_langchain_tool(value):
-            model = getattr(value, "tool_call_schema", None)
+            model: Any = getattr(value, "tool_call_schema", None)
             schema = model.model_json_schema() if hasattr(model, "model_json_schema") else model
             function = getattr(value, "func", None) or getattr(value, "coroutine", None)
             mark = getattr(function, "__penstock_tool__", None) or {}

@@ -127,7 +127,7 @@ def _dependencies(value: Any) -> str:
 
 
 def _evaluators(document: Document) -> dict[str, str]:
-    given = document.read(("evaluate",), _mapping, {})
+    given = _under(document, "evaluate")
     document.known(("evaluate",), given, ("completion",))
     hint = "evaluate: {completion: package.module:function}"
     return {
@@ -139,7 +139,7 @@ def _evaluators(document: Document) -> dict[str, str]:
 
 def _env(document: Document) -> dict[str, str]:
     found = {}
-    for key, value in document.read(("env",), _mapping, {}).items():
+    for key, value in _under(document, "env").items():
         path = ("env", key)
         if not _VARIABLE.fullmatch(key):
             document.refuse(path, f"{key!r} is no name of an environment variable")
@@ -154,7 +154,7 @@ def _env(document: Document) -> dict[str, str]:
 
 def _limits(document: Document) -> Limits:
     shipped = Limits()
-    given = document.read(("limits",), _mapping, {})
+    given = _under(document, "limits")
     document.known(("limits",), given, ("time", "cpu", "memory", "cost", "attempts", "output"))
     return Limits(
         time_seconds=document.read(
@@ -197,7 +197,7 @@ def _attempts(value: Any) -> int:
 
 def _models(document: Document) -> dict[str, tuple[ModelPin, ...]]:
     found = {}
-    for alias, value in document.read(("models",), _mapping, {}).items():
+    for alias, value in _under(document, "models").items():
         path: Path = ("models", alias)
         links = value if isinstance(value, list) else [value]
         if not links:
@@ -231,7 +231,7 @@ def _link(document: Document, path: Path, link: Any) -> ModelPin | None:
     return ModelPin(
         provider=provider,
         model=model,
-        parameters=document.read((*path, "parameters"), _mapping, {}),
+        parameters=document.read((*path, "parameters"), _mapping, _NOTHING),
         timeout_seconds=document.read(
             (*path, "timeout"), _positive(seconds), shipped.timeout_seconds
         ),
@@ -274,7 +274,7 @@ _ROLLOUT_KEYS = (
 
 
 def _rollout(document: Document) -> dict[str, Any]:
-    given = document.read(("rollout",), _mapping, {})
+    given = _under(document, "rollout")
     document.known(("rollout",), given, _ROLLOUT_KEYS)
     plan: dict[str, Any] = {
         key: given[key]
@@ -286,10 +286,10 @@ def _rollout(document: Document) -> dict[str, Any]:
             plan[f"{key}_seconds"] = document.read(("rollout", key), seconds, 1.0, f"{key}: 30m")
     if "risk" in given:
         plan["risk"] = document.read(("rollout", "risk"), share, 0.05, "risk: 5%")
-    approve = document.read(("rollout", "approve"), _shares, [], "approve: [100%]")
+    approve = document.read(("rollout", "approve"), _shares, _NO_SHARES, "approve: [100%]")
     if "steps" in given:
         plan["steps"] = document.read(
-            ("rollout", "steps"), _steps, [], "steps: [10%, 25%, 50%, 100%]"
+            ("rollout", "steps"), _steps, _NO_STEPS, "steps: [10%, 25%, 50%, 100%]"
         )
         for step in plan["steps"]:
             step["approval"] = step.get("approval", False) or step["weight"] in approve
@@ -325,6 +325,16 @@ def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("must be a list")  # noqa: TRY004 - see above
     return value
+
+
+_NO_SHARES: list[float] = []
+_NO_STEPS: list[dict[str, Any]] = []
+_NOTHING: dict[str, Any] = {}
+
+
+def _under(document: Document, key: str) -> dict[str, Any]:
+    """The mapping below a key; empty when it is absent."""
+    return document.read((key,), _mapping, _NOTHING)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

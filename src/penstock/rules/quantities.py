@@ -67,4 +67,4 @@ def _scaled(value: Any, units: dict[str, Any], example: str) -> Decimal:
     match = re.fullmatch(_NUMBER + r"([A-Za-z]*)\s*", str(value))
     if match is None or isinstance(value, bool) or match[2] not in units:
         raise ValueError(f"{value!r} is not {example}")
-    return Decimal(match[1]) * units[match[2]]
+    return Decimal(match[1]) * Decimal(units[match[2]])

@@ -355,7 +355,12 @@ def _rlimits(limits: Limits) -> dict[str, Any]:
 
 async def _writable(loop: asyncio.AbstractEventLoop, end: socket.socket) -> None:
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(end, lambda: ready.done() or ready.set_result(None))
+
+    def on_writable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(end, on_writable)
     try:
         await ready
     finally:

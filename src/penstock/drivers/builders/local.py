@@ -243,7 +243,7 @@ def _parts(
 
 
 def _components(parts: Parts, folder: Path, prompts: list[str]) -> tuple[BuiltComponent, ...]:
-    hints = {ComponentKind.PROMPT: None, ComponentKind.MODEL: None}
+    hints: dict[ComponentKind, str | None] = {ComponentKind.PROMPT: None, ComponentKind.MODEL: None}
     if len(prompts) == 1:
         version = _front_matter(folder / prompts[0], prompts[0]).get("version")
         hints[ComponentKind.PROMPT] = None if version is None else f"v{version}".replace("vv", "v")
