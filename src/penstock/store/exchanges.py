@@ -39,6 +39,20 @@ class Repeatable:
     usage: Usage
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """What the exchanges of an agent with a model came to."""
+
+    agent: str
+    provider: str
+    model: str
+    outcome: str
+    count: int
+    input_tokens: int
+    output_tokens: int
+    cost_nanos: int
+
+
 async def add(tx: Transaction, exchange: Exchange) -> None:
     """Record an exchange."""
     caller = exchange.caller
@@ -136,6 +150,23 @@ async def get(tx: Transaction, exchange_id: str) -> Exchange:
     if row is None:
         raise NotFound(f"there is no exchange {exchange_id}")
     return _record(row)
+
+
+async def totals(tx: Transaction) -> list[Totals]:
+    """Sums over all exchanges."""
+    return [
+        Totals(
+            agent=row["agent"] or "",
+            provider=row["provider"] or "",
+            model=row["model"] or "",
+            outcome=row["outcome"],
+            count=int(row["count"]),
+            input_tokens=int(row["input_tokens"]),
+            output_tokens=int(row["output_tokens"]),
+            cost_nanos=int(row["cost_nanos"]),
+        )
+        for row in await tx.fetch_all("exchanges.totals")
+    ]
 
 
 def _text(value: Any) -> str:

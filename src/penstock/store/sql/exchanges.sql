@@ -52,3 +52,10 @@ order by e.started_us, e.id;
 select e.*, t.environment
 from exchanges e left join tasks t on t.id = e.task_id
 where e.id = :id;
+
+-- name: totals
+-- What all exchanges come to, by agent, provider, model and outcome.
+select agent, provider, model, outcome, count(*) as count, sum(input_tokens) as input_tokens,
+       sum(output_tokens) as output_tokens, sum(cost_nanos) as cost_nanos
+from exchanges
+group by agent, provider, model, outcome;
