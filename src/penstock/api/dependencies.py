@@ -1,0 +1,58 @@
+"""What every route is given: the actions, and who asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from penstock.actions.access import AccessActions
+from penstock.actions.agents import AgentActions
+from penstock.actions.insight import InsightActions
+from penstock.actions.releases import ReleaseActions
+from penstock.actions.rollouts import RolloutActions
+from penstock.actions.sessions import SessionActions
+from penstock.actions.tasks import TaskActions
+from penstock.domain.access import Actor
+from penstock.domain.errors import Unauthenticated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actions:
+    """Everything that may be asked."""
+
+    access: AccessActions
+    agents: AgentActions
+    insight: InsightActions
+    releases: ReleaseActions
+    rollouts: RolloutActions
+    sessions: SessionActions
+    tasks: TaskActions
+    ready: Callable[[], bool]  # whether the server takes work
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # ends open streams
+
+
+def actions(request: Request) -> Actions:
+    """The server's actions."""
+    return cast("Actions", request.app.state.actions)
+
+
+async def authenticated(request: Request) -> Actor:
+    """Whose key the request carries.
+
+    Raises:
+        Unauthenticated: it carries none, or one that is not known.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthenticated(
+            "this route needs a key", hint="Send the header  Authorization: Bearer psk_…"
+        )
+    return await actions(request).access.authenticate(key.strip())
+
+
+Asked = Annotated[Actions, Depends(actions)]
+By = Annotated[Actor, Depends(authenticated)]

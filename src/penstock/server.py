@@ -1,0 +1,307 @@
+"""The wiring: one process with store, worker, controller, gateway and API.
+
+It starts in the order in which its parts need each other and stops in the opposite one: not ready,
+drain the worker, stop answering, close the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from penstock.actions.access import AccessActions
+from penstock.actions.agents import AgentActions
+from penstock.actions.insight import InsightActions
+from penstock.actions.releases import ReleaseActions
+from penstock.actions.rollouts import RolloutActions
+from penstock.actions.sessions import Judges, SessionActions
+from penstock.actions.tasks import TaskActions
+from penstock.api.app import build_app
+from penstock.api.completions import Completions
+from penstock.api.dependencies import Actions
+from penstock.control.rollouts import Controller
+from penstock.domain.errors import Unavailable
+from penstock.domain.releases import Manifest
+from penstock.drivers.builders.local import LocalBuilder
+from penstock.drivers.providers import Provider
+from penstock.drivers.providers.compatible import CompatibleProvider
+from penstock.drivers.providers.simulated import Faults, Latency, SimulatedProvider
+from penstock.gateway.calls import Calls
+from penstock.runtime.workers import Worker
+from penstock.settings import Settings
+from penstock.store import Store, Transaction, releases
+from penstock.store import settings as kept
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_CLOSE_SECONDS = 3
+_GATEWAY = "/gateway/"
+
+OnReady = Callable[["Server"], Awaitable[None]]
+
+
+class Server:
+    """Everything one process serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.login_key: str | None = None  # of the first administrator, if it was just made
+        self._stack = contextlib.AsyncExitStack()
+        self._socket: socket.socket | None = None
+        self._worker: Worker | None = None
+        self._ready = False
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        assert self._socket is not None
+        host = self.settings.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - how to reach what was bound, not a binding
+            host = "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}"
+
+    async def start(self) -> None:
+        """Start every part; what has been started is stopped again if a later one fails.
+
+        Raises:
+            PenstockError: a part cannot start; says which and what to do.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Drain and stop every part; safe to call twice."""
+        self._ready = False
+        await self._stack.aclose()
+
+    async def hurry(self) -> None:
+        """Hand all tasks back now, instead of when they reach a step."""
+        if self._worker is not None:
+            await self._worker.hurry()
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self._socket = self._stack.enter_context(_bound(settings.host, settings.port))
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store = Store(home=settings.home, url=settings.database_url)
+        await store.open()
+        self._stack.push_async_callback(store.close)
+        access = AccessActions(store, await _pepper(store, settings.home))
+        self.login_key = await access.bootstrap(settings.admin_key)
+        builder = LocalBuilder(settings.home)
+        worker = self._worker = Worker(
+            store,
+            builder=builder,
+            gateway_url=f"http://127.0.0.1:{self._socket.getsockname()[1]}/gateway",
+            concurrency=settings.concurrency,
+            scratch=settings.home / "scratch",
+        )
+        calls = Calls(store, providers=_providers(settings), manifest_of=_manifests(store))
+        self._stack.push_async_callback(calls.close)
+        judges = Judges()
+        actions = Actions(
+            access=access,
+            agents=AgentActions(store),
+            insight=InsightActions(store),
+            releases=ReleaseActions(store, builder),
+            rollouts=RolloutActions(store),
+            sessions=SessionActions(store, judges),
+            tasks=TaskActions(store, worker.deltas, judges),
+            ready=lambda: self._ready and worker.ready,
+        )
+        app = _dispatcher(build_app(actions), Completions(calls, worker.callers))
+        await self._serve(app, self._socket)
+        self._stack.callback(actions.stopping.set)
+        controller = Controller(store)
+        controller.start()
+        self._stack.push_async_callback(controller.stop)
+        self._stack.push_async_callback(worker.drain, settings.drain_seconds)
+        await worker.start()
+        self._ready = True
+
+    async def _serve(self, app: Any, end: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
+            timeout_keep_alive=75,
+        )
+        server = _Uvicorn(config)
+        starting = server.starting()
+        serving = asyncio.create_task(server.serve(sockets=[end]), name="http")
+        await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            raise Unavailable("the HTTP server did not start")
+
+        async def close() -> None:
+            server.should_exit = True
+            await serving
+
+        self._stack.push_async_callback(close)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without its own signal handlers: a drain comes before the end."""
+
+    def starting(self) -> asyncio.Task[bool]:
+        """Done once it answers."""
+        self._answers = asyncio.Event()
+        return asyncio.create_task(self._answers.wait(), name="http-starting")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
+        await super().startup(sockets=sockets)
+        self._answers.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to :func:`run`."""
+        yield
+
+
+def run(settings: Settings, on_ready: OnReady | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; a second one shortens the drain.
+
+    Args:
+        settings: of the server.
+        on_ready: called once it answers; if it raises, the server stops and the error is raised.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, on_ready))
+
+
+async def _run(settings: Settings, on_ready: OnReady | None) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(settings)
+    stopping = asyncio.Event()
+    hurrying: set[asyncio.Task[None]] = set()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            hurrying.add(asyncio.create_task(server.hurry()))
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await server.start()
+    try:
+        if on_ready is not None:
+            following = asyncio.ensure_future(on_ready(server))
+            waiting = asyncio.ensure_future(stopping.wait())
+            await asyncio.wait({following, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+            else:
+                following.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await following
+            waiting.cancel()
+        await stopping.wait()
+        log.info("stopping: draining for up to %.0f s", settings.drain_seconds)
+    finally:
+        await server.stop()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket, or an error that says who is in the way."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    end = socket.socket(family, socket.SOCK_STREAM)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        end.bind((host, port))
+        end.listen(_BACKLOG)
+    except OSError as error:
+        end.close()
+        raise Unavailable(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+            hint="Is another server running? Choose another port: PENSTOCK_PORT=8701"
+            " (0 takes any that is free).",
+        ) from None
+    end.setblocking(False)
+    return end
+
+
+async def _pepper(store: Store, home: Path) -> bytes:
+    """The secret under which keys are hashed: a file beside SQLite, or shared in PostgreSQL."""
+    proposal = secrets.token_hex(32)
+    if not store.embedded:
+
+        async def work(tx: Transaction) -> str:
+            return await kept.agree(tx, "pepper", proposal)
+
+        return bytes.fromhex(await store.transact(work))
+    file = home / "pepper"
+    if not file.exists():
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as text:
+            text.write(proposal)
+            text.flush()
+            os.fsync(text.fileno())
+    return bytes.fromhex(file.read_text(encoding="ascii"))
+
+
+def _providers(settings: Settings) -> dict[str, Provider]:
+    usual = Latency()
+    scale = settings.simulated_latency
+    providers: dict[str, Provider] = {
+        "simulated": SimulatedProvider(
+            seed=settings.simulated_seed,
+            latency=Latency(
+                first_token=usual.first_token * scale,
+                per_token=usual.per_token * scale,
+                spread=usual.spread,
+            ),
+            faults=Faults(**settings.simulated_faults),
+        ),
+        "openai": CompatibleProvider(key=settings.openai_key),
+    }
+    for name, given in settings.providers.items():
+        providers[name] = CompatibleProvider(
+            base_url=given.base_url,
+            key=given.key,
+            key_needed=given.key_variable is not None,
+            key_hint=f"Set {given.key_variable}.",
+        )
+    return providers
+
+
+def _manifests(store: Store) -> Callable[[str], Awaitable[Manifest]]:
+    async def manifest_of(digest: str) -> Manifest:
+        async def work(tx: Transaction) -> Manifest:
+            return (await releases.get(tx, digest)).manifest
+
+        return await store.read(work)
+
+    return manifest_of
+
+
+def _dispatcher(api: Any, gateway: Any) -> Any:
+    """One application out of two: model calls do not pass through the API's machinery."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        chosen = gateway if scope.get("path", "").startswith(_GATEWAY) else api
+        await chosen(scope, receive, send)
+
+    return app
