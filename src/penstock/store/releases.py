@@ -92,7 +92,7 @@ async def find(tx: Transaction, agent: str, ref: str) -> Release:
     if row is None:
         raise NotFound(
             f"agent {agent} has no release {ref!r}",
-            hint=f"List them: penstock release list {agent}. A release is named by its number"
+            hint=f"List them: penstock releases {agent}. A release is named by its number"
             " (v7), the beginning of its digest, latest, or its composite name.",
         )
     return _record(row)

@@ -1,0 +1,270 @@
+"""Tasks: create, watch, list, cancel; what they printed and did."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from penstock.cli.connections import connect, server_options
+from penstock.cli.output import (
+    coloured,
+    dollars,
+    emit,
+    json_option,
+    seconds,
+    short,
+    strong,
+    table,
+    when,
+)
+from penstock.domain.errors import Invalid
+
+_WAIT = 600.0
+_GOOD = {"completed", "queued", "running"}
+
+
+@click.group()
+def task() -> None:
+    """Create, watch, list and cancel tasks."""
+
+
+@task.command()
+@click.argument("agent")
+@click.argument("input", required=False)
+@click.option("--session", "session_id", help="The session it belongs to; a new one without it.")
+@click.option("--user", "user_id", help="Whose session a new one is.")
+@click.option("-e", "--environment", default="production", show_default=True)
+@click.option("--close", is_flag=True, help="Let it be the last of its session.")
+@click.option("--key-once", "idempotency_key", help="The same key gives the same task.")
+@click.option("--delay", type=float, default=0.0, help="Seconds to wait before it runs.")
+@click.option("--no-wait", is_flag=True, help="Return once it is in the queue.")
+@server_options
+@json_option
+def create(
+    agent: str,
+    input: str | None,  # noqa: A002 - what it is called everywhere
+    *,
+    close: bool,
+    no_wait: bool,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
+    delay: float,
+    **options: Any,
+) -> int:
+    """Give AGENT a task with INPUT: JSON, or any text. Without INPUT it is read from stdin."""
+    given = _input(sys.stdin.read() if input is None else input)
+    with connect(url, key) as client:
+        found = client.create_task(
+            agent=agent,
+            input=given,
+            wait=0.0 if no_wait else _WAIT,
+            close_session=close,
+            delay_seconds=delay,
+            **options,
+        )
+    emit(found, as_json=as_json, show=_show)
+    return 0 if found["state"] in _GOOD else 1
+
+
+@task.command()
+@click.argument("task_id")
+@server_options
+@json_option
+def get(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """Show TASK_ID."""
+    with connect(url, key) as client:
+        emit(client.task(task_id), as_json=as_json, show=_show)
+
+
+@task.command()
+@click.argument("task_id")
+@click.option("--seconds", "wait_seconds", type=float, default=_WAIT, show_default=True)
+@server_options
+@json_option
+def wait(
+    task_id: str, wait_seconds: float, url: str | None, key: str | None, *, as_json: bool
+) -> int:
+    """Wait until TASK_ID has ended."""
+    with connect(url, key) as client:
+        found = client.wait_for_task(task_id, seconds=wait_seconds)
+    emit(found, as_json=as_json, show=_show)
+    return 0 if found["state"] == "completed" else 1
+
+
+@task.command(name="list")
+@click.option("--agent")
+@click.option("--session", "session_id")
+@click.option("--state")
+@click.option("--limit", default=20, show_default=True)
+@server_options
+@json_option
+def list_(url: str | None, key: str | None, *, as_json: bool, **filters: Any) -> None:
+    """List tasks, the newest first."""
+    with connect(url, key) as client:
+        found = client.tasks(**filters)["items"]
+
+    def show(rows: Any) -> None:
+        table(
+            ("task", "agent", "state", "outcome", "cost", "created", "input"),
+            [
+                (
+                    row["id"],
+                    row["agent"],
+                    row["state"],
+                    row["outcome"],
+                    dollars(row["cost_nanos"]),
+                    when(row["created_us"]),
+                    short(row["input"], 40),
+                )
+                for row in rows
+            ],
+            empty="No task.",
+        )
+
+    emit(found, as_json=as_json, show=show)
+
+
+@task.command()
+@click.argument("task_id")
+@server_options
+@json_option
+def cancel(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """End TASK_ID."""
+    with connect(url, key) as client:
+        client.cancel_task(task_id)
+        emit(client.wait_for_task(task_id, seconds=10), as_json=as_json, show=_show)
+
+
+@task.command()
+@click.argument("task_id")
+@click.option("--after", default=0, help="Begin behind this event.")
+@server_options
+@json_option
+def stream(task_id: str, after: int, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """Follow TASK_ID: events and tokens as they come. With --json, one object a line."""
+    with connect(url, key) as client:
+        for event in client.stream(task_id, after=after):
+            if as_json:
+                click.echo(json.dumps(event, ensure_ascii=False))
+            elif event["event"] == "delta":
+                click.echo(_delta(event["data"]["data"]), nl=False)
+            else:
+                number = f"{event['id']:>4}"
+                click.echo(
+                    f"{number}  {strong(event['event'])}  {short(event['data']['data'], 90)}"
+                )
+
+
+@task.command()
+@click.argument("task_id")
+@server_options
+@json_option
+def events(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """List the durable events of TASK_ID."""
+    with connect(url, key) as client:
+        found = client.events(task_id)["items"]
+
+    def show(rows: Any) -> None:
+        table(
+            ("seq", "epoch", "event", "data"),
+            [(row["seq"], row["epoch"], row["kind"], short(row["data"], 90)) for row in rows],
+            empty="No event.",
+        )
+
+    emit(found, as_json=as_json, show=show)
+
+
+@task.command()
+@click.argument("task_id")
+@server_options
+@json_option
+def exchanges(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """List the model calls of TASK_ID."""
+    with connect(url, key) as client:
+        emit(client.exchanges(task_id)["items"], as_json=as_json, show=_show_exchanges)
+
+
+@click.command()
+@click.argument("task_id")
+@server_options
+@json_option
+def logs(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """Show what TASK_ID printed, its steps and its model calls."""
+    with connect(url, key) as client:
+        found = {
+            "task": client.task(task_id),
+            "logs": client.logs(task_id)["items"],
+            "events": client.events(task_id)["items"],
+            "exchanges": client.exchanges(task_id)["items"],
+        }
+
+    def show(value: Any) -> None:
+        _show(value["task"])
+        click.echo()
+        _show_exchanges(value["exchanges"])
+        for line in value["logs"]:
+            mark = "" if line["stream"] == "stdout" else "! "
+            for text in line["text"].splitlines():
+                click.echo(f"{mark}{text}")
+
+    emit(found, as_json=as_json, show=show)
+
+
+def _show(found: Any) -> None:
+    click.echo(
+        f"{strong(found['id'])}  {coloured(found['state'])}"
+        + (f" ({found['outcome']})" if found["outcome"] not in (None, "ok") else "")
+    )
+    took = None
+    if found["started_us"] and found["finished_us"]:
+        took = found["finished_us"] - found["started_us"]
+    click.echo(
+        f"{found['agent']} {found['release'][:12]}  session {found['session_id']}"
+        f"  {seconds(took)}  {dollars(found['cost_nanos'])}  steps {found['steps']}"
+    )
+    if found["error"]:
+        click.echo(f"{found['error']['type']}: {found['error']['message']}")
+        if found["error"].get("traceback"):
+            click.echo(found["error"]["traceback"].rstrip())
+    if found["output"] is not None:
+        click.echo(json.dumps(found["output"], indent=2, ensure_ascii=False))
+
+
+def _show_exchanges(rows: Any) -> None:
+    table(
+        ("alias", "model", "status", "tokens", "cost", "took", "tries"),
+        [
+            (
+                row["alias"],
+                f"{row['provider']}/{row['model']}" if row["model"] else "",
+                f"{row['status']} {row['outcome']}" + (" (record)" if row["replayed_from"] else ""),
+                f"{row['usage']['input_tokens']}+{row['usage']['output_tokens']}",
+                dollars(row["cost_nanos"]),
+                seconds(row["duration_us"]),
+                len(row["attempts"]),
+            )
+            for row in rows
+        ],
+        empty="No model call.",
+    )
+
+
+def _input(text: str) -> Any:
+    """JSON if it is JSON, else the text itself."""
+    if not text.strip():
+        raise Invalid("the task has no input", hint="penstock task create AGENT 'some text'")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.rstrip("\n")
+
+
+def _delta(data: Any) -> str:
+    """The text of an ephemeral item."""
+    if isinstance(data, dict) and isinstance(data.get("content"), str):
+        return str(data["content"])
+    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False) + "\n"
