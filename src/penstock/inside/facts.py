@@ -10,10 +10,12 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 import typing
 from typing import Any
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 
@@ -70,12 +72,26 @@ def _entrypoint(name: str) -> dict[str, Any]:
     graph: Any = runner._graph  # noqa: SLF001 - of this very package
     drawn = graph.get_graph()
     edges = sorted([edge.source, edge.target, bool(edge.conditional)] for edge in drawn.edges)
-    state = {"input": graph.get_input_jsonschema(), "output": graph.get_output_jsonschema()}
+    state = {
+        part: _fields(getattr(graph.builder, f"{part}_schema", None))
+        for part in ("state", "input", "output", "context")
+    }
     return {
         "kind": "langgraph",
         "graph": {"nodes": sorted(drawn.nodes), "edges": edges},
         "state": state,
     }
+
+
+def _fields(schema: Any) -> dict[str, str] | None:
+    """A state's fields as their annotations are written, the same in every process."""
+    if schema is None:
+        return None
+    try:
+        hints = typing.get_type_hints(schema, include_extras=True)
+    except Exception:  # noqa: BLE001 - a schema that cannot be resolved is known by its names
+        hints = dict.fromkeys(getattr(schema, "__annotations__", {}), None)
+    return {name: _ADDRESS.sub("", repr(hint)) for name, hint in hints.items()}
 
 
 def _evaluator(name: str) -> None:
