@@ -1,4 +1,4 @@
-"""Writes orders.sqlite: python data/make_orders.py"""
+"""Writes orders.sqlite: python data/make_orders.py."""
 
 import sqlite3
 from pathlib import Path

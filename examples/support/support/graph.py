@@ -46,9 +46,7 @@ def use_tools(state: State) -> State:
     results = []
     for call in state["messages"][-1]["tool_calls"]:
         result = tools.run(call["function"]["name"], call["function"]["arguments"])
-        results.append(
-            {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(result)}
-        )
+        results.append({"role": "tool", "tool_call_id": call["id"], "content": json.dumps(result)})
     return {"messages": results}
 
 

@@ -58,8 +58,7 @@ def _schema(name: str, **properties: str) -> dict[str, Any]:
             "parameters": {
                 "type": "object",
                 "properties": {
-                    key: {"type": "string", "description": said}
-                    for key, said in properties.items()
+                    key: {"type": "string", "description": said} for key, said in properties.items()
                 },
                 "required": list(properties),
             },

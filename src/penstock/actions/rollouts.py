@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import math
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from penstock.actions import beginnings
 from penstock.domain.access import Actor
 from penstock.domain.agents import Deployment
-from penstock.domain.errors import Conflict, Invalid, NotFound
+from penstock.domain.errors import Conflict, NotFound
 from penstock.domain.releases import Release
 from penstock.domain.rollouts import (
-    DEFAULT_PLAN,
-    Baseline,
     Evidence,
-    Plan,
+    Hold,
     Rollout,
+    SplitEvidence,
     Strategy,
     Verb,
     plan_from_json,
 )
-from penstock.kit.ids import new_id
-from penstock.rules import measures
+from penstock.rules import rollouts as machine
 from penstock.rules.access import check
-from penstock.rules.evidence import effect, open_evidence, verdict
-from penstock.rules.rollouts import begin, request
+from penstock.rules.evidence import effect, thresholds
 from penstock.store import (
     Store,
     Transaction,
     agents,
+    approvals,
     audit,
     deployments,
     evidence,
@@ -39,8 +37,9 @@ from penstock.store import (
     transitions,
 )
 
-_HISTORY = 500  # sessions of the stable release that make its baseline
 _MOST = 200
+_STORY = 1000  # entries of a rollout's story
+_LEAST = 1e-300  # an e-value below it is not worth a logarithm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,22 +49,25 @@ class Deployed:
     deployment: Deployment
     release: Release
     rollout: Rollout | None  # none: it is the agent's first release here, or stable already
+    note: str  # the same as a sentence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Test:
+class EvidenceRow:
     """One running test, as a person reads it."""
 
     metric: str
-    question: str
+    question: str  # worse | not_worse
     e: float  # what a bet of 1 against "no difference" has become
-    threshold: float  # … and what it must become for a verdict
-    progress: float  # between 0 and 1, on a logarithmic scale
+    peak: float  # … and the most it has been: what the verdict looks at
+    log10_evidence: float  # of e, for a chart
+    threshold: float  # what it must become for a verdict
+    progress: float  # of the peak towards the threshold, 0 to 1, on a logarithmic scale
     candidate_sessions: int
-    candidate_mean: float | None
+    candidate_mean: float | None  # None without sessions
     stable_sessions: int
     stable_mean: float | None
-    difference: float
+    difference: float  # candidate - stable
     low: float  # of the 95 % confidence sequence of the difference
     high: float
 
@@ -75,8 +77,9 @@ class RolloutView:
     """A rollout with its evidence and its story."""
 
     rollout: Rollout
-    tests: tuple[Test, ...]
-    assigned: Mapping[str, int]  # sessions by arm, and how many of all were served
+    tests: tuple[EvidenceRow, ...]
+    split: SplitEvidence
+    assigned: Mapping[str, int]  # sessions given to stable and candidate; exposed: served of all
     lag: int  # sessions whose outcome is not in the evidence yet
     explanation: tuple[str, ...]  # one paragraph a transition
 
@@ -109,19 +112,38 @@ class RolloutActions:
         async def work(tx: Transaction) -> Deployed:
             await agents.get(tx, agent)
             release = await releases.find(tx, agent, ref)
-            deployment = await deployments.get(tx, agent, environment)
+            chosen = beginnings.choose(
+                release, environment=environment, strategy=strategy, plan=plan
+            )
+            deployment = await deployments.lock(tx, agent, environment)
             if deployment is None:
-                return await self._first(tx, actor, release, environment)
+                return await _first(tx, actor, release, environment)
             if deployment.rollout_id is not None:
-                await self._refuse_second(tx, deployment)
+                await _refuse_second(tx, deployment)
+            name = f"v{release.number} of {agent}"
             if deployment.stable == release.digest:
-                return Deployed(deployment=deployment, release=release, rollout=None)
-            chosen = _plan(release, strategy, plan)
-            rollout = await self._begin(tx, actor, deployment, release, chosen)
+                note = f"{name} is the stable release in {environment} already; nothing changed."
+                return Deployed(deployment=deployment, release=release, rollout=None, note=note)
+            rollout = await beginnings.begin(
+                tx,
+                actor,
+                deployment,
+                candidate=release,
+                plan=chosen,
+                decision=machine.begin(chosen),
+            )
+            if chosen.strategy is Strategy.ALL_AT_ONCE:
+                note = f"{name} is the stable release in {environment} now, unproven."
+            else:
+                note = (
+                    f"{name} meets {rollout.weight:.0%} of new sessions in {environment}."
+                    f" {await beginnings.forecast(tx, rollout)}"
+                ).rstrip()
             return Deployed(
-                deployment=await self._deployment(tx, agent, environment),
+                deployment=await _deployment(tx, agent, environment),
                 release=release,
                 rollout=rollout,
+                note=note,
             )
 
         return await self._store.transact(work)
@@ -139,7 +161,7 @@ class RolloutActions:
         return await self._request(actor, agent, environment, Verb.PAUSE)
 
     async def resume(self, actor: Actor, agent: str, environment: str = "production") -> Rollout:
-        """Go on with a paused rollout."""
+        """Go on with a paused rollout; one that waits for an approval has it with this."""
         return await self._request(actor, agent, environment, Verb.RESUME)
 
     async def rollback(
@@ -150,7 +172,9 @@ class RolloutActions:
         *,
         to: str | None = None,
     ) -> Rollout:
-        """Go back: end a rollout that is on, or else make an earlier release stable at once.
+        """Go back at once: end the rollout that is on, or make an earlier release stable again.
+
+        With ``to`` that release is stable afterwards, whatever was going on.
 
         Raises:
             NotFound: there is nothing to go back to.
@@ -159,26 +183,28 @@ class RolloutActions:
         check(actor, "rollout.write")
 
         async def work(tx: Transaction) -> Rollout:
-            deployment = await self._deployment(tx, agent, environment)
-            if deployment.rollout_id is not None and to is None:
-                rollout = await rollouts.get(tx, deployment.rollout_id)
-                return await transitions.record(tx, actor, rollout, request(rollout, Verb.ABORT))
-            if deployment.rollout_id is not None:
-                await self._refuse_second(tx, deployment)
-            if to is not None:
-                target = await releases.find(tx, agent, to)
-            else:
-                last = await rollouts.last_live(tx, agent=agent, environment=environment)
-                if last is None or last.candidate != deployment.stable:
-                    raise NotFound(
-                        f"no earlier release of {agent} was stable in {environment}",
-                        hint=f"Name one: penstock rollback {agent} --to RELEASE",
-                    )
-                target = await releases.get(tx, last.stable)
+            target = None if to is None else await releases.find(tx, agent, to)
+            rollout = await _under_way(tx, agent, environment)
+            if rollout is not None:
+                decision = machine.request(rollout, Verb.ABORT)
+                ended = await transitions.record(tx, actor, rollout, decision)
+                if target is None or target.digest == rollout.stable:
+                    return ended
+            deployment = await _deployment(tx, agent, environment)
+            target = target or await _previous(tx, deployment)
             if target.digest == deployment.stable:
-                raise Conflict(f"release v{target.number} of {agent} is stable already")
+                raise Conflict(
+                    f"v{target.number} of {agent} is the stable release in {environment} already"
+                )
             plan = plan_from_json({"strategy": Strategy.ALL_AT_ONCE.value})
-            return await self._begin(tx, actor, deployment, target, plan)
+            decision = replace(
+                machine.begin(plan),
+                reason=f"A person rolled back to v{target.number}: all new sessions go to it.",
+                numbers={"cause": "rollback"},
+            )
+            return await beginnings.begin(
+                tx, actor, deployment, candidate=target, plan=plan, decision=decision
+            )
 
         return await self._store.transact(work)
 
@@ -195,6 +221,14 @@ class RolloutActions:
 
         return await self._store.read(work)
 
+    async def explain(self, actor: Actor, rollout_id: str) -> tuple[str, ...]:
+        """What happened to a rollout and why, a paragraph a transition.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        return (await self.get(actor, rollout_id)).explanation
+
     async def listing(
         self, actor: Actor, *, agent: str | None = None, limit: int = 50
     ) -> list[Rollout]:
@@ -202,129 +236,37 @@ class RolloutActions:
         check(actor, "rollout.read")
 
         async def work(tx: Transaction) -> list[Rollout]:
-            return await rollouts.listing(tx, agent=agent, limit=min(limit, _MOST))
+            return await rollouts.listing(tx, agent=agent, limit=max(0, min(limit, _MOST)))
 
         return await self._store.read(work)
-
-    # ------------------------------------------------------------ parts of transactions
-
-    async def _first(
-        self, tx: Transaction, actor: Actor, release: Release, environment: str
-    ) -> Deployed:
-        deployment = await deployments.add(
-            tx, agent=release.agent, environment=environment, stable=release.digest
-        )
-        await audit.add(
-            tx,
-            actor,
-            "deployment.create",
-            object_kind="deployment",
-            object_id=f"{release.agent}/{environment}",
-            detail={"stable": release.digest, "release": release.number},
-        )
-        return Deployed(deployment=deployment, release=release, rollout=None)
-
-    async def _begin(
-        self, tx: Transaction, actor: Actor, deployment: Deployment, candidate: Release, plan: Plan
-    ) -> Rollout:
-        baseline = await self._baseline(tx, deployment)
-        decision = begin(plan)
-        rollout = await rollouts.add(
-            tx,
-            rollout_id=new_id("rol"),
-            agent=deployment.agent,
-            environment=deployment.environment,
-            stable=deployment.stable,
-            candidate=candidate.digest,
-            plan=plan,
-            salt=secrets.token_hex(16),
-            baseline=baseline,
-            begin=decision,
-        )
-        tests = open_evidence(plan, baseline, measures.active(baseline))
-        await evidence.put(tx, rollout.id, tests, evidence.Fold())
-        await deployments.change(tx, deployment, stable=deployment.stable, rollout_id=rollout.id)
-        await audit.add(
-            tx,
-            actor,
-            "rollout.begin",
-            object_kind="rollout",
-            object_id=rollout.id,
-            detail={
-                "agent": rollout.agent,
-                "environment": rollout.environment,
-                "stable": rollout.stable,
-                "candidate": rollout.candidate,
-                "reason": decision.reason,
-                "weight": decision.weight,
-                "numbers": dict(decision.numbers),
-            },
-        )
-        return await transitions.settle(tx, actor, rollout)
-
-    async def _baseline(self, tx: Transaction, deployment: Deployment) -> Baseline:
-        """What is known of the stable release now; it does not change while the rollout is on."""
-        rows = await rollouts.history(
-            tx,
-            agent=deployment.agent,
-            environment=deployment.environment,
-            release=deployment.stable,
-            limit=_HISTORY,
-        )
-        rows = [row for row in rows if row["judge"] is None or row["judged_us"] is not None]
-        release = await releases.get(tx, deployment.stable)
-        return measures.freeze(
-            latencies_us=[row["busy_us"] for row in rows],
-            costs_nanos=[row["cost_nanos"] for row in rows],
-            completions=[_completion(row) for row in rows],
-            errors=sum(row["failures"] > 0 for row in rows),
-            cost_limit_nanos=release.manifest.policy.limits.cost_nanos,
-        )
 
     async def _request(self, actor: Actor, agent: str, environment: str, verb: Verb) -> Rollout:
         check(actor, "rollout.write")
 
         async def work(tx: Transaction) -> Rollout:
-            deployment = await self._deployment(tx, agent, environment)
-            if deployment.rollout_id is None:
+            rollout = await _under_way(tx, agent, environment)
+            if rollout is None:
                 raise NotFound(
                     f"no rollout of {agent} is under way in {environment}",
                     hint=f"Begin one: penstock deploy {agent}",
                 )
-            rollout = await rollouts.get(tx, deployment.rollout_id)
-            return await transitions.record(tx, actor, rollout, request(rollout, verb))
+            if verb is Verb.RESUME and rollout.hold is Hold.APPROVAL:
+                await _approve(tx, actor, rollout)
+                return rollout
+            return await transitions.record(tx, actor, rollout, machine.request(rollout, verb))
 
         return await self._store.transact(work)
-
-    async def _deployment(self, tx: Transaction, agent: str, environment: str) -> Deployment:
-        deployment = await deployments.get(tx, agent, environment)
-        if deployment is None:
-            raise NotFound(
-                f"agent {agent!r} is not deployed in {environment}",
-                hint=f"Deploy it: penstock deploy {agent} --environment {environment}",
-            )
-        return deployment
-
-    async def _refuse_second(self, tx: Transaction, deployment: Deployment) -> None:
-        assert deployment.rollout_id is not None
-        rollout = await rollouts.get(tx, deployment.rollout_id)
-        candidate = await releases.get(tx, rollout.candidate)
-        raise Conflict(
-            f"release v{candidate.number} of {deployment.agent} is being rolled out in"
-            f" {deployment.environment} ({rollout.phase.value}, {rollout.weight:.0%} of traffic)",
-            hint=f"End it first: penstock promote {deployment.agent}, or penstock abort"
-            f" {deployment.agent}",
-        )
 
 
 async def view(tx: Transaction, rollout: Rollout) -> RolloutView:
     """A rollout as a person wants to see it."""
-    tests, _ = await evidence.of_rollout(tx, rollout.id)
-    thresholds = verdict(rollout.plan, tests).thresholds
-    entries = await audit.listing(tx, object_kind="rollout", object_id=rollout.id)
+    tests, fold = await evidence.of_rollout(tx, rollout.id)
+    limits = thresholds(rollout.plan, tests)
+    entries = await audit.listing(tx, object_kind="rollout", object_id=rollout.id, limit=_STORY)
     return RolloutView(
         rollout=rollout,
-        tests=tuple(_test(test, thresholds[test.metric, test.question]) for test in tests),
+        tests=tuple(_row(test, limits[test.metric, test.question]) for test in tests),
+        split=fold.split,
         assigned=await rollouts.arms(tx, rollout.id),
         lag=rollout.assigned - rollout.folded,
         explanation=tuple(
@@ -333,13 +275,31 @@ async def view(tx: Transaction, rollout: Rollout) -> RolloutView:
     )
 
 
-def _test(test: Evidence, threshold: float) -> Test:
+def previous(moves: Iterable[tuple[str, str]], stable: str) -> str | None:
+    """The release that was stable before the one that is, going back over what was rolled back.
+
+    Args:
+        moves: From which release to which stable has moved, the oldest move first.
+        stable: The release that is stable now.
+    """
+    path: list[str] = []
+    for source, target in moves:
+        path = path or [source]
+        path = path[: path.index(target)] if target in path else path
+        path.append(target)
+    before = path[: path.index(stable)] if stable in path else path
+    return before[-1] if before else None
+
+
+def _row(test: Evidence, threshold: float) -> EvidenceRow:
     found = effect(test)
     reached = math.log(max(test.peak, 1.0)) / math.log(threshold) if threshold > 1 else 1.0
-    return Test(
+    return EvidenceRow(
         metric=test.metric,
         question=test.question.value,
         e=test.e,
+        peak=test.peak,
+        log10_evidence=math.log10(max(test.e, _LEAST)),
         threshold=threshold,
         progress=min(1.0, reached),
         candidate_sessions=found.candidate_sessions,
@@ -352,23 +312,76 @@ def _test(test: Evidence, threshold: float) -> Test:
     )
 
 
-def _plan(release: Release, strategy: str | None, plan: Mapping[str, Any] | None) -> Plan:
-    """The plan that was asked for, or else the candidate's own, or else the shipped one."""
-    given = dict(plan if plan is not None else release.manifest.policy.rollout)
-    if strategy is not None:
-        if strategy == Strategy.ALL_AT_ONCE.value:
-            given = {}
-        given["strategy"] = strategy
-    chosen = plan_from_json(given) if given else DEFAULT_PLAN
-    if chosen.unit != "session":
-        raise Invalid(
-            "a rollout assigns sessions; unit: user is not supported yet",
-            hint="Leave unit out, or set it to session.",
+# ---------------------------------------------------------------- parts of transactions
+
+
+async def _first(tx: Transaction, actor: Actor, release: Release, environment: str) -> Deployed:
+    deployment = await deployments.add(
+        tx, agent=release.agent, environment=environment, stable=release.digest
+    )
+    name = f"v{release.number} of {release.agent}"
+    note = f"{name} is the first release in {environment} and has all of its sessions."
+    await audit.add(
+        tx,
+        actor,
+        "deployment.create",
+        object_kind="deployment",
+        object_id=f"{release.agent}/{environment}",
+        detail={"stable": release.digest, "release": release.number, "reason": note},
+    )
+    return Deployed(deployment=deployment, release=release, rollout=None, note=note)
+
+
+async def _approve(tx: Transaction, actor: Actor, rollout: Rollout) -> None:
+    step = rollout.step + 1
+    share = rollout.plan.steps[step].weight
+    await approvals.add(
+        tx,
+        actor,
+        rollout.id,
+        step=step,
+        detail={"reason": f"{actor.name} approved the step to {share:.0%} of new sessions."},
+    )
+
+
+async def _previous(tx: Transaction, deployment: Deployment) -> Release:
+    moves = await rollouts.moves(tx, agent=deployment.agent, environment=deployment.environment)
+    digest = previous(moves, deployment.stable)
+    if digest is None:
+        raise NotFound(
+            f"no earlier release of {deployment.agent} was stable in {deployment.environment}",
+            hint=f"Name one: penstock rollback {deployment.agent} --to RELEASE",
         )
-    return chosen
+    return await releases.get(tx, digest)
 
 
-def _completion(row: Mapping[str, Any]) -> float:
-    if row["score"] is not None:
-        return float(row["score"])
-    return 1.0 if row["tasks"] > 0 and not row["failures"] else 0.0
+async def _under_way(tx: Transaction, agent: str, environment: str) -> Rollout | None:
+    """The rollout that splits the traffic, held until the commit."""
+    deployment = await _deployment(tx, agent, environment)
+    if deployment.rollout_id is None:
+        return None
+    rollout = await rollouts.lock(tx, deployment.rollout_id)
+    return rollout if rollout.ended_us is None else None
+
+
+async def _deployment(tx: Transaction, agent: str, environment: str) -> Deployment:
+    deployment = await deployments.get(tx, agent, environment)
+    if deployment is None:
+        raise NotFound(
+            f"agent {agent!r} is not deployed in {environment}",
+            hint=f"Deploy it: penstock deploy {agent} --environment {environment}",
+        )
+    return deployment
+
+
+async def _refuse_second(tx: Transaction, deployment: Deployment) -> None:
+    assert deployment.rollout_id is not None
+    rollout = await rollouts.get(tx, deployment.rollout_id)
+    candidate = await releases.get(tx, rollout.candidate)
+    raise Conflict(
+        f"v{candidate.number} of {deployment.agent} is being rolled out in"
+        f" {deployment.environment} ({rollout.phase.value}, {rollout.weight:.0%} of new sessions;"
+        f" {rollout.id})",
+        hint=f"End it first: penstock promote {deployment.agent}, or penstock abort"
+        f" {deployment.agent}",
+    )

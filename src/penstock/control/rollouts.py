@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 from penstock.domain.access import SYSTEM
-from penstock.domain.errors import Conflict
-from penstock.domain.rollouts import (
-    Arm,
-    Evidence,
-    Facts,
-    HardStopFacts,
-    Outcome,
-    Rollout,
-)
+from penstock.domain.errors import Conflict, Unavailable
+from penstock.domain.rollouts import Arm, Evidence, Facts, HardStopFacts, Outcome, Rollout
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
 from penstock.rules.evidence import fold
 from penstock.rules.outcomes import outcome
 from penstock.rules.rollouts import advance
 from penstock.rules.splits import fold_split
-from penstock.store import Store, Transaction, evidence, leases, rollouts, transitions
+from penstock.store import Store, Transaction, approvals, evidence, leases, rollouts, transitions
 from penstock.store.evidence import Fold
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
+_LEASE = "controller"
 _LEASE_SECONDS = 10.0
+_RENEW_SECONDS = 3.0
+_FIRST_BATCH = 50  # sessions looked at while the oldest unknown one keeps the others waiting
 _BATCH = 500
-_CANDIDATE_TASKS = 50
-_STABLE_TASKS = 500
-_RECENT_POSITIONS = 1000  # where the latest ended tasks are looked for
+_TICKS = 20  # of one rollout in a row, before the others have their turn
+_CANDIDATE_TASKS, _CANDIDATE_SESSIONS = 50, 200
+_STABLE_TASKS, _STABLE_SESSIONS = 500, 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +42,7 @@ class _Seen:
     tests: tuple[Evidence, ...]
     fold: Fold
     folded: int  # the cursor after this fold
-    more: bool  # sessions are waiting that would be folded at once
+    more: bool  # every session that was looked at is known: there may be others
     facts: Facts
 
 
@@ -55,32 +53,66 @@ class Controller:
         self._store = store
         self._holder = new_id("ctl")
         self._loop = Loop("rollouts", self._round, seconds=_TICK_SECONDS)
+        self._renew_at = 0.0  # by the event loop's clock; before it the lease is one's own
+        self._failing: dict[str, str] = {}  # rollout → why it could not be moved on
+        self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin."""
+        self._unsubscribe = self._store.subscribe("rollout", lambda _: self._loop.wake())
         self._loop.start()
 
     async def stop(self) -> None:
         """End, and let another server lead at once."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
         await self._loop.stop()
-        await self._store.transact(partial(leases.release, name="rollouts", holder=self._holder))
+        try:
+            await self._store.transact(partial(leases.release, name=_LEASE, holder=self._holder))
+        except Unavailable as error:
+            log.warning("the lease of the rollout controller runs out by itself: %s", error)
 
     async def _round(self) -> None:
-        lead = partial(leases.acquire, name="rollouts", holder=self._holder, seconds=_LEASE_SECONDS)
-        if await self._store.transact(lead) is None:
+        active = await self._store.read(rollouts.active_ids)
+        self._failing = {known: why for known, why in self._failing.items() if known in active}
+        if not active or not await self._leads():
             return
-        for rollout in await self._store.read(rollouts.active):
+        for rollout_id in active:
             try:
-                while await self.tick(rollout.id):
-                    pass
+                await self._carry_on(rollout_id)
             except Conflict as error:
-                log.info("rollout %s: %s", rollout.id, error)
-            except Exception:
+                log.info("rollout %s: %s", rollout_id, error)
+            except Exception as error:
                 # One rollout that cannot be read must not keep the others from their rollback.
-                log.exception("rollout %s could not be moved on", rollout.id)
+                if self._failing.get(rollout_id) != str(error):
+                    log.exception("rollout %s cannot be moved on; it is tried again", rollout_id)
+                self._failing[rollout_id] = str(error)
+            else:
+                self._failing.pop(rollout_id, None)
 
-    async def tick(self, rollout_id: str) -> bool:
-        """Fold what is known and move on; whether there is more to do at once.
+    async def _leads(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._renew_at:
+            return True
+        epoch = await self._store.transact(
+            partial(leases.acquire, name=_LEASE, holder=self._holder, seconds=_LEASE_SECONDS)
+        )
+        # The lease only saves work: a leader that has lost it unawares fails every compare-and-set.
+        self._renew_at = 0.0 if epoch is None else now + _RENEW_SECONDS
+        return epoch is not None
+
+    async def _carry_on(self, rollout_id: str) -> None:
+        """Ticks until there is nothing to do, or the other rollouts have waited long enough."""
+        batch = _FIRST_BATCH
+        for _ in range(_TICKS):
+            if not await self.tick(rollout_id, batch=batch):
+                return
+            batch = _BATCH
+        self._loop.wake()
+
+    async def tick(self, rollout_id: str, *, batch: int = _BATCH) -> bool:
+        """Fold what is known and move on; whether there may be more to do at once.
 
         Evidence, cursor and decision are one commit: a controller that is killed goes on exactly
         where it was, and two at a time cannot count a session twice.
@@ -88,16 +120,17 @@ class Controller:
         Raises:
             Conflict: another controller, or a person, was faster; nothing was changed.
         """
-        seen = await self._store.read(partial(_see, rollout_id))
-        decision = advance(seen.rollout, seen.facts, seen.now_us)
-        if decision is None and seen.folded == seen.rollout.folded:
+        seen = await self._store.read(partial(_see, rollout_id, batch))
+        grown = seen.folded != seen.rollout.folded
+        decision = advance(replace(seen.rollout, folded=seen.folded), seen.facts, seen.now_us)
+        if decision is None and not grown:
             return False
 
         async def work(tx: Transaction) -> None:
-            if seen.folded != seen.rollout.folded:
+            if grown:
                 if not await rollouts.move_cursor(tx, seen.rollout, folded=seen.folded):
-                    raise Conflict("its evidence has been folded elsewhere")
-                await evidence.put(tx, seen.rollout.id, seen.tests, seen.fold)
+                    raise Conflict("its evidence has been folded elsewhere meanwhile")
+                await evidence.put(tx, rollout_id, seen.tests, seen.fold)
             if decision is not None:
                 await transitions.record(tx, SYSTEM, seen.rollout, decision)
 
@@ -107,53 +140,77 @@ class Controller:
         return decision is not None or seen.more
 
 
-async def _see(rollout_id: str, tx: Transaction) -> _Seen:
+async def _see(rollout_id: str, batch: int, tx: Transaction) -> _Seen:
     rollout, now_us = await rollouts.get_with_time(tx, rollout_id)
     tests, before = await evidence.of_rollout(tx, rollout_id)
-    results = await rollouts.results(tx, rollout_id, after=rollout.folded, limit=_BATCH)
+    horizon_seconds = rollout.plan.horizon_seconds
+    results = await rollouts.results(
+        tx, rollout_id, after=rollout.folded, limit=batch, horizon_seconds=horizon_seconds
+    )
     known: list[Outcome] = []
     folded = rollout.folded
     for result in results:
-        found = outcome(
-            result,
-            rollout.baseline,
-            horizon_seconds=rollout.plan.horizon_seconds,
-            now_us=now_us,
-        )
+        found = outcome(result, rollout.baseline, horizon_seconds=horizon_seconds, now_us=now_us)
         if found is None:
             break  # in the order of assignment, or the evidence would favour what ends quickly
         folded = result.position
         if 0.0 < found.weight < 1.0:
             known.append(found)
     tests = tuple(fold(test, known) for test in tests)
-    after = Fold(
-        split=fold_split(before.split, known),
-        last_fold_us=now_us if known else before.last_fold_us,
-    )
+    after = _fold(before, rollout, known, now_us)
     return _Seen(
         rollout=rollout,
         now_us=now_us,
         tests=tests,
         fold=after,
         folded=folded,
-        more=len(results) == _BATCH and folded == results[-1].position,
+        more=len(results) == batch and folded == results[-1].position,
         facts=Facts(
             evidence=tests,
             split=after.split,
-            candidate_in_step=await rollouts.candidates_between(
-                tx, rollout_id, after=rollout.step_since, last=folded
-            ),
+            candidate_in_step=after.candidate_in_step,
             last_fold_us=after.last_fold_us,
             hard_stops=await _hard_stops(tx, rollout),
+            approved=await _approved(tx, rollout),
         ),
     )
 
 
-async def _hard_stops(tx: Transaction, rollout: Rollout) -> HardStopFacts:
-    recent = partial(rollouts.finished, tx, rollout.id, after=rollout.assigned - _RECENT_POSITIONS)
-    candidate = await recent(arm=Arm.CANDIDATE, limit=_CANDIDATE_TASKS)
-    if not any(task.failed or task.cost_capped for task in candidate):
-        return HardStopFacts(candidate=candidate)  # nothing stable could be compared with
-    return HardStopFacts(
-        candidate=candidate, stable=await recent(arm=Arm.STABLE, limit=_STABLE_TASKS)
+def _fold(before: Fold, rollout: Rollout, known: list[Outcome], now_us: int) -> Fold:
+    """What is folded beside the tests, after these sessions.
+
+    A step begins behind the last position that was given out, so nothing of a new one is folded
+    when it is first seen, and its candidates can be counted as they come.
+    """
+    since = rollout.step_since
+    counted = before.candidate_in_step if before.step_since == since else 0
+    met = sum(found.arm is Arm.CANDIDATE and found.position > since for found in known)
+    return Fold(
+        split=fold_split(before.split, known),
+        last_fold_us=now_us if known else before.last_fold_us,
+        step_since=since,
+        candidate_in_step=counted + met,
     )
+
+
+async def _hard_stops(tx: Transaction, rollout: Rollout) -> HardStopFacts:
+    candidate = await rollouts.finished(
+        tx, rollout, Arm.CANDIDATE, sessions=_CANDIDATE_SESSIONS, limit=_CANDIDATE_TASKS
+    )
+    if not any(task.failed or task.cost_capped for task in candidate[-1:]):
+        return HardStopFacts(candidate=candidate)  # no run of bad tasks to compare stable with
+    stable = await rollouts.finished(
+        tx,
+        rollout,
+        Arm.STABLE,
+        sessions=_STABLE_SESSIONS,
+        limit=_STABLE_TASKS,
+        since_us=candidate[0].finished_us,
+    )
+    return HardStopFacts(candidate=candidate, stable=stable)
+
+
+async def _approved(tx: Transaction, rollout: Rollout) -> frozenset[int]:
+    if not any(step.approval for step in rollout.plan.steps):
+        return frozenset()
+    return await approvals.steps(tx, rollout.id)

@@ -28,7 +28,7 @@ EXIT_FAILED = 3
 
 _CHUNK = 64 * 1024
 _FDS = 3
-_SETTLING = 0.3
+_SETTLING = 5.0
 
 # Numerical libraries start one thread per core when imported; an attempt is one core's work, and
 # a thread in the zygote would rule out forking. LangGraph must restrict what a checkpoint can

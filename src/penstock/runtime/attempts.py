@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
 
-from penstock.domain.errors import Conflict, PenstockError, Stale
+from penstock.domain.errors import Conflict, Stale, Unavailable
 from penstock.domain.exchanges import Caller
 from penstock.domain.releases import Limits, Policy
 from penstock.domain.tasks import Claim, Delta, Ending, Task
@@ -99,6 +100,8 @@ class Attempt:
         self._ending: Ending | None = None  # what we did to it, if anything
         self._reason = ""
         self._leave_at_step = False
+        self._claimed_at = time.monotonic()
+        self._waited_us = 0
 
     @property
     def pid(self) -> int | None:
@@ -152,17 +155,20 @@ class Attempt:
             printing.cancel()
         await self._conclude(host, finish)
 
-    async def abandon(self, error: PenstockError) -> None:
+    async def abandon(self, error: Exception) -> None:
         """End an attempt that never got a process."""
         failure = {"type": type(error).__name__, "message": str(error), "traceback": ""}
         if isinstance(failure_output := getattr(error, "output", None), str):
             failure["traceback"] = failure_output
-        await self._commit_end(Ending.CRASH, output=None, error=failure)
+        # A process that did not start, or has just ended, says nothing about the task.
+        ending = Ending.LOST if isinstance(error, Unavailable) else Ending.CRASH
+        await self._commit_end(ending, output=None, error=failure)
 
     async def _serve(self, host: Host, token: str) -> dict[str, Any] | None:
         """Answer the process until it reports its end; None if it ended without a report."""
         replay = await self._journal.replay() if self.epoch > 1 else []
         await host.send(self._order(replay, token))
+        self._waited_us = int((time.monotonic() - self._claimed_at) * 1_000_000)
         while True:
             try:
                 frames = await host.receive()
@@ -256,6 +262,7 @@ class Attempt:
             error=error,
             said=self._take_said(),
             printed=self._output.take(),
+            waited_us=self._waited_us,
         )
 
     def _after(self, ending: Ending) -> After:

@@ -7,6 +7,7 @@ see sock_diag(7)), and ``/proc`` says which attempt's process holds that socket.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
@@ -23,6 +24,7 @@ _NLMSG_ERROR = 2
 _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _REMEMBERED = 4096
+_AGAIN_SECONDS = (0.005, 0.02, 0.1, 0.4)
 
 
 class Holder(Protocol):
@@ -80,6 +82,12 @@ class Identities:
             return None
         target = f"socket:[{inode}]"
         found = self._search(target)
+        for seconds in _AGAIN_SECONDS:
+            if found is not None:
+                break
+            # The process may have been faster than the word that it was forked.
+            await asyncio.sleep(seconds)
+            found = self._search(target)
         if found is None:
             return None
         holder, path = found

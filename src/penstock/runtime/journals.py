@@ -127,6 +127,7 @@ class Journal:
         error: dict[str, Any] | None,
         said: Said,
         printed: Sequence[tuple[str, str]],
+        waited_us: int,
     ) -> None:
         """Commit what the attempt's ending makes of the task: over, or back in the queue.
 
@@ -170,6 +171,7 @@ class Journal:
                 error=error,
                 crashes=after.crashes,
                 losses=after.losses,
+                waited_us=waited_us,
             )
             return True
 

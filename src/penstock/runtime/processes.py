@@ -116,6 +116,7 @@ class Zygote:
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         self._numbers = 0
+        self._taken = False
         self._reader: asyncio.Task[None] | None = None
         self._warmed: asyncio.Future[None] | None = None
 
@@ -168,6 +169,11 @@ class Zygote:
         Raises:
             Unavailable: the zygote has ended.
         """
+        if self._warmed is not None and not self._warmed.done():
+            await self._warmed  # it may turn out that it cannot fork any more
+        if self.mode == "spare" and self._taken:
+            raise Unavailable("the release's process has become another attempt's")
+        self._taken = True
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         stdout, stdout_w = os.pipe()
@@ -186,7 +192,7 @@ class Zygote:
         try:
             await self._send(frame, [theirs.fileno(), stdout_w, stderr_w])
         except OSError as error:
-            del self.children[child.number]
+            self.children.pop(child.number, None)
             child.close()
             os.close(stdout)
             os.close(stderr)
@@ -271,6 +277,8 @@ class Zygote:
                     child.ended(header["status"])
             case "warmed":
                 self.mode, self.why = header["mode"], header.get("why")
+                self._taken = False
+                log.info("release %s warmed: %s", self.launch.release[:12], header)
                 if self._warmed is not None and not self._warmed.done():
                     self._warmed.set_result(None)
 

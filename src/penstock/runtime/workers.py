@@ -63,12 +63,13 @@ class Worker:
         self._lease_lost = False
         self._unsubscribe: list[Callable[[], None]] = []
         self._claims = Loop("claims", self._claim, seconds=_POLL_SECONDS)
+        self._readiness = Loop("zygotes", self._keep_ready, seconds=_KEEP_SECONDS)
         self._loops = [
             self._claims,
+            self._readiness,
             Loop("heartbeat", self._beat, seconds=_HEARTBEAT_SECONDS),
             # Not in step with other servers' reapers.
             Loop("reaper", self._reap, seconds=_REAP_SECONDS * random.uniform(0.8, 1.2)),  # noqa: S311 - not a secret
-            Loop("zygotes", self._keep_ready, seconds=_KEEP_SECONDS),
         ]
 
     @property
@@ -101,6 +102,8 @@ class Worker:
         self._unsubscribe = [
             self._store.subscribe("queue", lambda _: self._claims.wake()),
             self._store.subscribe("cancel", self._cancel),
+            # A candidate's process starts with its rollout, not with its first session.
+            self._store.subscribe("rollout", lambda _: self._readiness.wake()),
         ]
         for loop in self._loops:
             loop.start()
@@ -186,15 +189,22 @@ class Worker:
         release = claim.task.release
         try:
             policy = (await self.zygotes.manifest(release)).policy
-        except PenstockError as error:
-            await self._attempt(claim, Policy(), release).abandon(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task must not stay running
+            with contextlib.suppress(Stale):
+                await self._attempt(claim, Policy(), release).abandon(error)
             return
         attempt = self._attempt(claim, policy, release)
         self._attempts[claim.task.id] = attempt
         token = self.callers.add(attempt)
         try:
             host = await self._host(release, policy)
-        except PenstockError as error:
+        except Exception as error:
+            log.warning(
+                "task %s got no process: %s",
+                claim.task.id,
+                error,
+                exc_info=not isinstance(error, PenstockError),
+            )
             with contextlib.suppress(Stale):
                 await attempt.abandon(error)
         else:

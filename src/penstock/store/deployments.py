@@ -13,6 +13,12 @@ async def get(tx: Transaction, agent: str, environment: str) -> Deployment | Non
     return None if row is None else _record(row)
 
 
+async def lock(tx: Transaction, agent: str, environment: str) -> Deployment | None:
+    """A deployment that nobody else changes before this commit, if the agent is deployed there."""
+    row = await tx.fetch_one("deployments.lock", agent=agent, environment=environment)
+    return None if row is None else _record(row)
+
+
 async def listing(tx: Transaction, agent: str | None = None) -> list[Deployment]:
     """Every deployment, or those of one agent."""
     return [_record(row) for row in await tx.fetch_all("deployments.listing", agent=agent)]

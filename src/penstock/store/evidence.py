@@ -15,10 +15,12 @@ _SPLIT = "split"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fold:
-    """The test of the split, and when the evidence last grew."""
+    """What is folded beside the tests of the metrics."""
 
     split: SplitEvidence = field(default_factory=SplitEvidence)
-    last_fold_us: int | None = None
+    last_fold_us: int | None = None  # when the evidence last grew
+    step_since: int = 0  # the position behind which the present step began
+    candidate_in_step: int = 0  # candidate sessions folded whose position is past it
 
 
 _encode = msgspec.json.Encoder().encode
@@ -27,7 +29,7 @@ _fold = msgspec.json.Decoder(Fold).decode
 
 
 async def of_rollout(tx: Transaction, rollout_id: str) -> tuple[tuple[Evidence, ...], Fold]:
-    """Every test of a rollout, in the order in which it was opened, and the state of its split."""
+    """Every test of a rollout, by metric and question, and what else is folded."""
     tests: list[Evidence] = []
     fold = Fold()
     for row in await tx.fetch_all("evidence.of_rollout", rollout_id=rollout_id):

@@ -30,6 +30,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _baseline = msgspec.json.Decoder(Baseline).decode
 
+_RECENT = 20_000  # positions among which an arm's latest sessions are looked for
 _FAILED = {TaskState.FAILED.value, TaskState.DEAD_LETTERED.value}
 
 
@@ -41,6 +42,15 @@ class Position:
     weight: float
     salt: str
     stable: str
+    candidate: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """What a unit was given."""
+
+    arm: Arm
+    stable: str  # digests of the two sides
     candidate: str
 
 
@@ -104,9 +114,26 @@ async def get_with_time(tx: Transaction, rollout_id: str) -> tuple[Rollout, int]
     return _record(row), int(row["now_us"])
 
 
+async def lock(tx: Transaction, rollout_id: str) -> Rollout:
+    """A rollout that nobody else moves before this commit.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    row = await tx.fetch_one("rollouts.lock", id=rollout_id)
+    if row is None:
+        raise NotFound(f"there is no rollout {rollout_id}")
+    return _record(row)
+
+
 async def active(tx: Transaction) -> list[Rollout]:
     """The rollouts that have not ended."""
     return [_record(row) for row in await tx.fetch_all("rollouts.active")]
+
+
+async def active_ids(tx: Transaction) -> list[str]:
+    """The ids of the rollouts that have not ended."""
+    return [row["id"] for row in await tx.fetch_all("rollouts.active_ids")]
 
 
 async def listing(tx: Transaction, *, agent: str | None = None, limit: int = 50) -> list[Rollout]:
@@ -115,10 +142,12 @@ async def listing(tx: Transaction, *, agent: str | None = None, limit: int = 50)
     return [_record(row) for row in rows]
 
 
-async def last_live(tx: Transaction, *, agent: str, environment: str) -> Rollout | None:
-    """The last rollout that made its candidate stable."""
-    row = await tx.fetch_one("rollouts.last_live", agent=agent, environment=environment)
-    return None if row is None else _record(row)
+async def moves(
+    tx: Transaction, *, agent: str, environment: str, limit: int = 1000
+) -> list[tuple[str, str]]:
+    """From which release to which stable has moved here, the oldest move first."""
+    rows = await tx.fetch_all("rollouts.moves", agent=agent, environment=environment, limit=limit)
+    return [(row["stable"], row["candidate"]) for row in reversed(rows)]
 
 
 async def transition(tx: Transaction, seen: Rollout, decision: Decision) -> Rollout:
@@ -157,9 +186,12 @@ async def move_cursor(tx: Transaction, seen: Rollout, *, folded: int) -> bool:
     )
 
 
-async def next_position(tx: Transaction, rollout_id: str) -> Position | None:
-    """The next position, held until the commit; nothing if the rollout has ended."""
-    row = await tx.fetch_one("rollouts.position", id=rollout_id)
+async def next_position(tx: Transaction, rollout_id: str, *, unit: str) -> Position | None:
+    """The next position, held until the commit.
+
+    Nothing if the rollout has ended, or if the unit has its position already.
+    """
+    row = await tx.fetch_one("rollouts.position", id=rollout_id, unit=unit)
     if row is None:
         return None
     return Position(
@@ -169,6 +201,14 @@ async def next_position(tx: Transaction, rollout_id: str) -> Position | None:
         stable=row["stable"],
         candidate=row["candidate"],
     )
+
+
+async def assignment(tx: Transaction, rollout_id: str, *, unit: str) -> Assignment | None:
+    """What a unit was given, if the rollout is still on and has met it."""
+    row = await tx.fetch_one("rollouts.assignment", rollout_id=rollout_id, unit=unit)
+    if row is None:
+        return None
+    return Assignment(arm=Arm(row["arm"]), stable=row["stable"], candidate=row["candidate"])
 
 
 async def assign(
@@ -187,35 +227,37 @@ async def assign(
 
 
 async def results(
-    tx: Transaction, rollout_id: str, *, after: int, limit: int
+    tx: Transaction, rollout_id: str, *, after: int, limit: int, horizon_seconds: float
 ) -> list[SessionResult]:
-    """The sessions at positions behind ``after``, in order; some may not have ended."""
-    rows = await tx.fetch_all("rollouts.outcomes", rollout_id=rollout_id, after=after, limit=limit)
+    """The sessions at positions behind ``after``, in order; some may not have ended.
+
+    Whether a session was closed and judged is told as of the horizon, so that evidence does not
+    depend on when it is folded.
+    """
+    rows = await tx.fetch_all(
+        "rollouts.results",
+        rollout_id=rollout_id,
+        after=after,
+        limit=limit,
+        horizon_us=int(horizon_seconds * 1_000_000),
+    )
     return [
         SessionResult(
             position=row["position"],
             arm=Arm(row["arm"]),
             weight=row["weight"],
             assigned_us=row["assigned_us"],
-            closed=row["state"] == "closed",
+            closed=bool(row["closed"]),
             tasks=row["tasks"],
             failures=row["failures"],
             cost_nanos=row["cost_nanos"],
             busy_us=row["busy_us"],
             thumb=row["thumb"],
-            waits_for_judge=row["judge"] is not None and row["judged_us"] is None,
+            waits_for_judge=not row["judged"],
             score=row["score"],
         )
         for row in rows
     ]
-
-
-async def candidates_between(tx: Transaction, rollout_id: str, *, after: int, last: int) -> int:
-    """Candidate sessions at positions in (``after``, ``last``]."""
-    row = await tx.fetch_one(
-        "rollouts.candidates_between", rollout_id=rollout_id, after=after, last=last
-    )
-    return 0 if row is None else int(row["count"])
 
 
 async def arms(tx: Transaction, rollout_id: str) -> dict[str, int]:
@@ -228,11 +270,26 @@ async def arms(tx: Transaction, rollout_id: str) -> dict[str, int]:
 
 
 async def finished(
-    tx: Transaction, rollout_id: str, *, arm: Arm, after: int, limit: int
+    tx: Transaction,
+    rollout: Rollout,
+    arm: Arm,
+    *,
+    sessions: int,
+    limit: int,
+    since_us: int = 0,
 ) -> tuple[FinishedTask, ...]:
-    """The latest ended tasks of an arm at positions behind ``after``, the oldest first."""
+    """The ``limit`` tasks that ended last in an arm, the oldest first.
+
+    They are looked for in the arm's last ``sessions`` sessions, not before ``since_us``.
+    """
     rows = await tx.fetch_all(
-        "rollouts.finished", rollout_id=rollout_id, arm=arm.value, after=after, limit=limit
+        "rollouts.finished",
+        rollout_id=rollout.id,
+        arm=arm.value,
+        after=rollout.assigned - _RECENT,
+        sessions=sessions,
+        since_us=since_us,
+        limit=limit,
     )
     return tuple(
         FinishedTask(

@@ -153,8 +153,11 @@ async def finish(
     error: Mapping[str, Any] | None = None,
     crashes: int,
     losses: int,
+    waited_us: int = 0,
 ) -> Task:
     """End a task under the fence, with its session's sums, in one commit.
+
+    ``waited_us`` is what the attempt waited for its process: our time, not the release's.
 
     Raises:
         Stale: the epoch no longer owns the task; nothing was written.
@@ -172,7 +175,7 @@ async def finish(
     )
     if row is None:
         raise _stale(task_id, epoch)
-    return await _ended(tx, row)
+    return await _ended(tx, row, waited_us=waited_us)
 
 
 async def requeue(
@@ -268,7 +271,7 @@ async def counts(tx: Transaction) -> list[tuple[str, str, TaskState, int]]:
     ]
 
 
-async def _ended(tx: Transaction, row: Row) -> Task:
+async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
     """The last event of a task, and the session's account of it."""
     task = _record(row)
     said: dict[str, Any] = {"state": task.state.value, "outcome": task.outcome}
@@ -280,14 +283,14 @@ async def _ended(tx: Transaction, row: Row) -> Task:
         tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[("finished", said)]
     )
     begun, ended = task.started_us, task.finished_us
-    busy_us = ended - begun if begun is not None and ended is not None else 0
+    busy_us = ended - begun - waited_us if begun is not None and ended is not None else 0
     await sessions.account(
         tx,
         task.session_id,
         # A person's cancel is no failure of the release.
         failed=task.state in (TaskState.FAILED, TaskState.DEAD_LETTERED),
         cost_nanos=task.cost_nanos,
-        busy_us=busy_us,
+        busy_us=max(0, busy_us),
     )
     live, _ = await live_in_session(tx, task.session_id)
     if row["close_session"] and not live:

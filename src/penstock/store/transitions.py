@@ -57,6 +57,7 @@ async def settle(tx: Transaction, actor: Actor, rollout: Rollout) -> Rollout:
         deployment = await deployments.get(tx, rollout.agent, rollout.environment)
         if deployment is None:
             raise NotFound(f"agent {rollout.agent} is not deployed in {rollout.environment}")
-        stable = rollout.candidate if rollout.phase is Phase.LIVE else rollout.stable
-        await deployments.change(tx, deployment, stable=stable, rollout_id=None)
+        if deployment.rollout_id == rollout.id:
+            stable = rollout.candidate if rollout.phase is Phase.LIVE else rollout.stable
+            await deployments.change(tx, deployment, stable=stable, rollout_id=None)
     return rollout

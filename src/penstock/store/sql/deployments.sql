@@ -2,6 +2,12 @@
 -- One deployment.
 select * from deployments where agent = :agent and environment = :environment;
 
+-- name: lock
+-- One deployment, held until the commit.
+update deployments set revision = revision
+where agent = :agent and environment = :environment
+returning *;
+
 -- name: listing
 -- Every deployment, or those of one agent.
 select * from deployments

@@ -9,5 +9,5 @@ where leases.holder = excluded.holder or leases.until_us < now_us()
 returning epoch;
 
 -- name: release
--- Give a lease back.
-delete from leases where name = :name and holder = :holder;
+-- Give a lease back; its epoch is kept, so that it never falls.
+update leases set until_us = 0 where name = :name and holder = :holder;

@@ -13,9 +13,17 @@ returning *;
 -- One rollout, and the time.
 select *, now_us() as now_us from rollouts where id = :id;
 
+-- name: lock
+-- One rollout, held until the commit, so that nobody moves it meanwhile.
+update rollouts set revision = revision where id = :id returning *;
+
 -- name: active
 -- The rollouts that have not ended.
-select *, now_us() as now_us from rollouts where active = 1 order by started_us, id;
+select * from rollouts where active = 1 order by started_us, id;
+
+-- name: active_ids
+-- Which rollouts have not ended.
+select id from rollouts where active = 1 order by started_us, id;
 
 -- name: listing
 -- Rollouts from the newest to the oldest.
@@ -24,12 +32,12 @@ where (cast(:agent as text) is null or agent = :agent)
 order by started_us desc, id desc
 limit :limit;
 
--- name: last_live
--- The last rollout that made a candidate stable here.
-select * from rollouts
+-- name: moves
+-- How the stable release has changed here, the last change first.
+select stable, candidate from rollouts
 where agent = :agent and environment = :environment and phase in ('live', 'draining', 'retired')
 order by ended_us desc, id desc
-limit 1;
+limit :limit;
 
 -- name: transition
 -- Move a rollout on, if it is still at the revision that was decided about. A new step begins
@@ -39,17 +47,19 @@ set phase = :phase, hold = :hold, step = :step,
     step_since = case when step <> :step or weight <> :weight then assigned else step_since end,
     weight = :weight, reason = :reason, revision = revision + 1, active = :active,
     phase_since_us = now_us(),
-    ended_us = case when :active = 0 then now_us() else ended_us end
+    ended_us = case when cast(:active as bigint) = 0 then now_us() else ended_us end
 where id = :id and revision = :revision
-returning *, now_us() as now_us;
+returning *;
 
 -- name: fold
 -- Move the evidence's cursor, if nobody else has.
 update rollouts set folded = :folded where id = :id and folded = :before and revision = :revision;
 
 -- name: position
--- The next position of a rollout, with the weight in force at it.
-update rollouts set assigned = assigned + 1 where id = :id and active = 1
+-- The next position of a rollout, with the weight in force at it; none for a unit that has one.
+update rollouts set assigned = assigned + 1
+where id = :id and active = 1
+  and not exists (select 1 from assignments a where a.rollout_id = rollouts.id and a.unit = :unit)
 returning assigned, weight, salt, stable, candidate;
 
 -- name: assign
@@ -58,22 +68,25 @@ insert into assignments (rollout_id, unit, position, arm, weight, draw, assigned
 values (:rollout_id, :unit, :position, :arm, :weight, :draw, now_us());
 
 -- name: assignment
--- What a unit was given.
-select arm from assignments where rollout_id = :rollout_id and unit = :unit;
+-- What a unit was given by a rollout that is still on.
+select a.arm, r.stable, r.candidate
+from assignments a join rollouts r on r.id = a.rollout_id
+where a.rollout_id = :rollout_id and a.unit = :unit and r.active = 1;
 
--- name: outcomes
--- The sessions behind the evidence's cursor, in the order of their assignment.
-select a.position, a.arm, a.weight, a.assigned_us, s.state, s.tasks, s.failures, s.cost_nanos,
-       s.busy_us, s.thumb, s.judge, s.score, s.judged_us
+-- name: results
+-- The sessions behind the evidence's cursor, in the order of their assignment. What came after the
+-- horizon came too late, however late it is looked at.
+select a.position, a.arm, a.weight, a.assigned_us, s.tasks, s.failures, s.cost_nanos, s.busy_us,
+       s.thumb,
+       case when s.state = 'closed' and s.closed_us <= a.assigned_us + :horizon_us
+            then 1 else 0 end as closed,
+       case when s.judge is null or s.judged_us <= a.assigned_us + :horizon_us
+            then 1 else 0 end as judged,
+       s.score
 from assignments a join sessions s on s.id = a.unit
 where a.rollout_id = :rollout_id and a.position > :after
 order by a.position
 limit :limit;
-
--- name: candidates_between
--- Candidate sessions at positions behind one and up to another.
-select count(*) as count from assignments
-where rollout_id = :rollout_id and arm = 'candidate' and position > :after and position <= :last;
 
 -- name: arms
 -- How many sessions each arm was given.
@@ -84,17 +97,21 @@ select arm, count(*) as count from assignments where rollout_id = :rollout_id gr
 select count(*) as count from exposures where rollout_id = :rollout_id;
 
 -- name: finished
--- The tasks of an arm that have ended last, the newest first.
+-- The tasks that have ended last in an arm's latest sessions, the newest first.
 select t.finished_us, t.state, t.outcome
-from assignments a join tasks t on t.session_id = a.unit
-where a.rollout_id = :rollout_id and a.arm = :arm and a.position > :after
-  and t.finished_us is not null
-order by t.finished_us desc
+from (
+  select unit from assignments
+  where rollout_id = :rollout_id and arm = :arm and position > :after
+  order by position desc
+  limit :sessions
+) a join tasks t on t.session_id = a.unit
+where t.finished_us >= :since_us
+order by t.finished_us desc, t.id desc
 limit :limit;
 
 -- name: history
 -- The last closed sessions of a release: what its baseline is taken from.
-select tasks, failures, cost_nanos, busy_us, judge, score, judged_us from sessions
+select tasks, failures, cost_nanos, busy_us, judge, score, judged_us, created_us from sessions
 where agent = :agent and environment = :environment and release = :release and state = 'closed'
 order by created_us desc
 limit :limit;
