@@ -46,6 +46,7 @@ async def deploy(agent: str, request: Request, asked: Asked, by: By) -> Response
             "deployment": done.deployment,
             "release": brief(done.release),
             "rollout": done.rollout,
+            "note": done.note,
         }
     )
 

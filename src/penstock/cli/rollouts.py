@@ -51,16 +51,10 @@ def deploy(
         done = client.deploy(agent, ref=ref, environment=environment, strategy=strategy, plan=plan)
 
     def show(_: Any) -> None:
-        release, rollout = done["release"], done["rollout"]
-        name = f"{agent} v{release['number']}"
-        if rollout is None:
-            click.echo(f"{strong(name)} is stable in {environment}.")
-        else:
-            click.echo(
-                f"{strong(name)} in {environment}: {coloured(rollout['phase'])},"
-                f" {rollout['weight']:.0%} of new sessions  ({rollout['id']})"
-            )
-            click.echo(f"{rollout['reason']}\n\n  penstock status {agent} --watch")
+        rollout = done["rollout"]
+        click.echo(done["note"])
+        if rollout is not None and rollout["ended_us"] is None:
+            click.echo(f"\n  penstock status {agent} --watch")
 
     emit(done, as_json=as_json, show=show)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.domain.rollouts import Decision, Hold, Phase, Rollout
 
-_SEE = "`penstock rollout show {id}`"
+_SEE = "`penstock rollout {id}`"
 _ADVICE = {
     Phase.ROLLING_BACK: "New sessions go to stable. Look at the candidate's failed sessions"
     f" ({_SEE}), mend it and start a new rollout; this one is over.",
@@ -27,7 +27,7 @@ _HOLD_ADVICE = {
     " the providers and tools. It goes on when the run of failures is broken.",
     Hold.USER: "It goes on when it is resumed; a candidate that is shown to be worse is rolled"
     " back meanwhile.",
-    Hold.APPROVAL: "Approve the step, or abort.",
+    Hold.APPROVAL: "Approve the step (`penstock resume`), or abort.",
     Hold.INCONCLUSIVE: "Promote it by hand (it is recorded as unproven), abort it, or let it run"
     " on: it is still promoted or rolled back when the evidence suffices.",
 }

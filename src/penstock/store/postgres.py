@@ -143,8 +143,8 @@ class PostgresDatabase:
                 connection = await asyncpg.connect(self._url, timeout=10)
                 gone = asyncio.Event()
                 connection.add_termination_listener(lambda _, gone=gone: gone.set())
-                await connection.add_listener(_CHANNEL, self._heard)
                 try:
+                    await connection.add_listener(_CHANNEL, self._heard)
                     await gone.wait()
                 finally:
                     await connection.close(timeout=2)
