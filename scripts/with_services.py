@@ -68,9 +68,7 @@ def _install_missing() -> None:
 
 def _postgres_programs() -> Path | None:
     """The directory of PostgreSQL's own programs, the newest version's."""
-    found = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3])
-    )
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
     if found:
         return found[-1].parent
     on_path = shutil.which("initdb")
