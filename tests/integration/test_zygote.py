@@ -521,6 +521,16 @@ class TestLangGraph:
         assert again.finish["output"] == done.finish["output"]
         assert again.stdout == ""
 
+    @pytest.mark.parametrize("name", ["graph", "agraph"])
+    def test_a_node_that_wrote_but_was_not_committed_is_not_the_end(self, start, name):
+        zygote = start(GRAPH, name)
+        records = Records(stale_at=2)  # killed between what "one" wrote and its checkpoint
+        assert zygote.run({"trail": ["in"]}, records=records).finish is None
+        assert any(records.writes.values())
+        records.stale_at = None
+        again = zygote.run({"trail": ["in"]}, records=records, resume=True)
+        assert again.finish["output"] == {"trail": ["in", "one", "two"]}
+
     def test_the_next_task_of_a_session_builds_on_the_last(self, start):
         zygote = start(GRAPH, "graph")
         records = Records()

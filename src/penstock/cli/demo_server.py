@@ -26,9 +26,9 @@ _SHOWN = 2000
 class DemoServer:
     """``penstock up`` with a key of ours, on a port that is free."""
 
-    def __init__(self, home: Path, *, seed: int, latency: float) -> None:
+    def __init__(self, home: Path, *, seed: int, latency: float, key: str | None = None) -> None:
         self.home = home
-        self.key = "psk_" + secrets.token_hex(32)
+        self.key = key or "psk_" + secrets.token_hex(32)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self._environment = {
             **_without_keys(os.environ),

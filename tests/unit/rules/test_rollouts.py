@@ -398,7 +398,7 @@ def test_a_rollback_explains_itself():
         "difference -26.1 points",
         "at most 5.00% of rollouts",
         "1150 sessions are known, 50 are not yet",
-        "`penstock rollout show rol_1`",
+        "`penstock rollout rol_1`",
     ):
         assert part in text
 

@@ -92,7 +92,7 @@ class GraphRunner:
         if attempt.resume:
             state = graph.get_state(config)
             if self._is_ours(state, attempt):
-                if not state.next:
+                if not state.tasks:  # unlike next, also those that wrote and were not committed
                     return self._visible(state.values)
                 given = None
         stream = graph.stream(given, config, stream_mode=self._modes, durability="sync")
@@ -108,7 +108,7 @@ class GraphRunner:
         if attempt.resume:
             state = await graph.aget_state(config)
             if self._is_ours(state, attempt):
-                if not state.next:
+                if not state.tasks:  # unlike next, also those that wrote and were not committed
                     return self._visible(state.values)
                 given = None
         stream = graph.astream(given, config, stream_mode=self._modes, durability="sync")
