@@ -159,7 +159,9 @@ def check(database, ledger, ended, killer, capsys):
         names[row["id"]][0]: row["finished_us"] / 1e6
         for row in rows("select id, finished_us from tasks")
     }
-    moments = Counter(moment(at, ledger, names, commits, finished) for at, _, _ in killer.kills)
+    moments = Counter(
+        moment(at, task, ledger, names, commits, finished) for at, _, task in killer.kills
+    )
     kinds = Counter(what for _, what, _ in killer.kills)
     hits = moments["between an answer and its commit"] / max(1, len(killer.kills))
     with capsys.disabled():
