@@ -65,6 +65,8 @@ class Records:
             if self.stale_at is not None and self.commits >= self.stale_at:
                 return {"ok": False, "error": {"type": "stale", "message": "epoch"}}, []
             self.commits += 1
+        if op == "step.replayed":
+            return {"ok": True}, []
         if op == "step.commit":
             self.steps.append({"key": call["key"], "output": call["output"]})
             return {"ok": True}, []

@@ -17,7 +17,7 @@ class Caller:
     environment: str
     release: str  # digest
     epoch: int
-    step: int  # steps the task had committed when the call arrived
+    step: int  # steps behind the attempt when the call arrived, replayed ones included
 
 
 class Callers(Protocol):

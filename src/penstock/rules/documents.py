@@ -88,9 +88,10 @@ class Document:
         """The value at ``path`` as ``parse`` understands it; ``default`` when it is absent."""
         value: Any = self.data
         for part in path:
-            if not isinstance(value, dict) or part not in value:
+            if isinstance(part, int) or (isinstance(value, dict) and part in value):
+                value = value[part]
+            else:
                 return default
-            value = value[part]
         try:
             return parse(value)
         except (ValueError, TypeError) as error:

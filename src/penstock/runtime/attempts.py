@@ -119,7 +119,7 @@ class Attempt:
             environment=task.environment,
             release=task.release,
             epoch=self.epoch,
-            step=self._journal.steps,
+            step=self._journal.place,
         )
 
     # ------------------------------------------------------------ from outside

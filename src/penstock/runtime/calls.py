@@ -46,6 +46,8 @@ async def answer_call(
     match call["op"]:
         case "step.commit":
             await journal.commit_step(str(call["key"]), call["output"], said())
+        case "step.replayed":
+            journal.pass_replayed()
         case "checkpoint.put":
             await journal.commit_checkpoint(_checkpoint(journal, call, blobs), said())
         case "checkpoint.writes":

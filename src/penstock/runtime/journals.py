@@ -25,6 +25,10 @@ Said = list[tuple[str, Any]]
 class Journal:
     """What an attempt has committed, and how it commits more.
 
+    ``steps`` counts what the task has committed; ``place`` is where in the agent's work this one
+    stands. They differ while a restarted plain function is led past its journaled steps: a model
+    call it repeats there is known by its place, not by how far the task once was.
+
     A database that does not answer is asked again for as long as the attempt lives: its worker
     ends it when the lease is in danger. A commit whose answer was lost may have landed, so what a
     second try finds in its way is read before it is believed to be somebody else's.
@@ -37,6 +41,7 @@ class Journal:
         self._lines = 0
         self.task_id = claim.task.id
         self.steps = claim.task.steps
+        self.place = 0 if claim.epoch == 1 else claim.task.steps
 
     async def commit_step(self, key: str, output: Any, said: Said) -> None:
         """Commit a step with the events before it.
@@ -52,6 +57,7 @@ class Journal:
             )
 
         self.steps = await self._landing(work, self._step_landed(key))
+        self.place += 1
 
     async def commit_checkpoint(self, checkpoint: Checkpoint, said: Said) -> None:
         """Commit a framework's checkpoint with the events before it.
@@ -71,6 +77,7 @@ class Journal:
 
         key = checkpoints.step_key(checkpoint)
         self.steps = await self._landing(work, self._step_landed(key))
+        self.place += 1
 
     async def commit_writes(
         self, namespace: str, checkpoint_id: str, writes: Sequence[Write]
@@ -178,12 +185,18 @@ class Journal:
         await self._landing(work, self._end_landed(after.state))
 
     async def replay(self) -> list[dict[str, Any]]:
-        """The steps that earlier attempts have committed."""
+        """The steps that earlier attempts have committed; the place is at the last checkpoint."""
 
-        async def work(tx: Transaction) -> list[dict[str, Any]]:
-            return await steps.journal(tx, self._task.id)
+        async def work(tx: Transaction) -> tuple[list[dict[str, Any]], int]:
+            journaled = await steps.journal(tx, self._task.id)
+            return journaled, await steps.last_checkpoint(tx, self._task.id)
 
-        return await self._store.read(work)
+        journaled, self.place = await self._store.read(work)
+        return journaled
+
+    def pass_replayed(self) -> None:
+        """The agent has been led past a journaled step."""
+        self.place += 1
 
     async def checkpoint(
         self, session_id: str, namespace: str, checkpoint_id: str | None

@@ -52,3 +52,9 @@ async def number(tx: Transaction, *, task_id: str, key: str, epoch: int) -> int 
     """Which of the task's steps an epoch has committed under a key, if it has."""
     row = await tx.fetch_one("steps.number", task_id=task_id, key=key, epoch=epoch)
     return None if row is None else int(row["number"])
+
+
+async def last_checkpoint(tx: Transaction, task_id: str) -> int:
+    """The number of the task's last checkpoint among its steps; 0 if it has none."""
+    row = await tx.fetch_one("steps.last_checkpoint", task_id=task_id)
+    return 0 if row is None else int(row["number"])

@@ -10,3 +10,8 @@ select key, output from steps where task_id = :task_id and kind = 'step' order b
 -- name: number
 -- The number of a step, if this epoch has committed it.
 select number from steps where task_id = :task_id and key = :key and epoch = :epoch;
+
+-- name: last_checkpoint
+-- Where a framework goes on.
+select coalesce(max(number), 0) as number from steps
+where task_id = :task_id and kind = 'checkpoint';
