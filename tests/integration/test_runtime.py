@@ -9,7 +9,7 @@ import sys
 from functools import partial
 
 import pytest
-from zygote_harness import SOURCE, wait_until
+from zygote_harness import SOURCE, is_alive, wait_until
 
 from penstock.domain.releases import FileEntry, Isolation, Limits, Manifest, Policy
 from penstock.domain.tasks import TERMINAL
@@ -269,7 +269,7 @@ async def test_nothing_outlives_a_drained_worker(world):
     pids = worker.pids()
     await worker.drain(0.2)
     world.workers.remove(worker)
-    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    wait_until(lambda: not any(map(is_alive, pids)))
 
 
 async def test_the_tasks_of_a_server_that_was_killed_go_on_at_the_next_start(world):

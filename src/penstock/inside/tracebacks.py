@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH120, PTH100 - strings, as in frames
+_IMPORTING = f"{os.sep}importlib{os.sep}__init__.py"
 _LIMIT = 16_384
 _TAIL = 2
 
@@ -51,7 +52,12 @@ def _message(error: BaseException) -> str:
 
 def _frames(stack: list[traceback.FrameSummary], root: str) -> tuple[str, str | None]:
     """The stack with only the author's lines, the last few of others, and gaps counted."""
-    own = [frame for frame in stack if not frame.filename.startswith((_OURS, "<frozen "))]
+    own = [
+        frame
+        for frame in stack
+        if not frame.filename.startswith((_OURS, "<frozen "))
+        and not frame.filename.endswith(_IMPORTING)
+    ]
     mine = [number for number, frame in enumerate(own) if _is_of(frame.filename, root)]
     where = f"{_relative(own[mine[-1]].filename, root)}:{own[mine[-1]].lineno}" if mine else None
     keep = set(mine) | set(range(max(0, len(own) - _TAIL), len(own)))

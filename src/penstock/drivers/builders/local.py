@@ -122,7 +122,7 @@ class LocalBuilder:
         present = file.read_text(encoding="utf-8") if file.is_file() else None
         if present is not None and locks.is_fresh(present, locks.digest(dependencies)):
             return present, None
-        if ci:
+        if ci and dependencies is not None:
             state = "is missing" if present is None else "is stale: the dependencies have changed"
             raise ProjectInvalid(
                 state, file=locks.NAME, hint="Run penstock release here and commit penstock.lock."
