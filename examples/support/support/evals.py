@@ -18,7 +18,8 @@ def resolved(record: dict[str, Any]) -> bool:
 def answered(task: dict[str, Any]) -> bool:
     """The right tool was used on the right order, and the answer carries its facts."""
     output = task["output"] or {}
-    question = str((task["input"] or {}).get("question", ""))
+    given = task["input"]
+    question = str(given.get("question", "") if isinstance(given, dict) else given)
     asked = NUMBER.search(question)
     answer = str(output.get("answer", ""))
     if not answer or asked is None:

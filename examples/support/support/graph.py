@@ -24,15 +24,17 @@ class State(TypedDict, total=False):
 
 
 def prepare(state: State) -> State:
-    """Put the question to the conversation; the instructions stand at its top once."""
-    begun = [] if state.get("messages") else [{"role": "system", "content": prompt("system")}]
-    return {"messages": [*begun, {"role": "user", "content": state["question"]}]}
+    """Put the question to the conversation; a plain text is in it already."""
+    if not state.get("question"):
+        return {}
+    return {"question": "", "messages": [{"role": "user", "content": state["question"]}]}
 
 
 def model(state: State) -> State:
     """Ask the model what to do, or what to say."""
+    instructions = {"role": "system", "content": prompt("system")}
     reply = client.chat.completions.create(
-        model="support", messages=state["messages"], tools=tools.SCHEMAS
+        model="support", messages=[instructions, *state["messages"]], tools=tools.SCHEMAS
     )
     message = reply.choices[0].message
     said: dict[str, Any] = {"role": "assistant", "content": message.content}
@@ -56,9 +58,11 @@ def finish(state: State) -> State:
 
 
 def wants_tools(state: State) -> str:
-    rounds = sum(message["role"] == "tool" for message in state["messages"])
+    """On to the tools, as long as the model asks for them and does not go round in circles."""
+    roles = [message["role"] for message in state["messages"]]
+    since_question = roles[len(roles) - roles[::-1].index("user") :]
     asked = state["messages"][-1].get("tool_calls")
-    return "tools" if asked and rounds < MOST_ROUNDS else "finish"
+    return "tools" if asked and since_question.count("tool") < MOST_ROUNDS else "finish"
 
 
 builder = StateGraph(State)
