@@ -119,7 +119,7 @@ class Server:
             agents=AgentActions(store),
             insight=InsightActions(store),
             releases=ReleaseActions(store, builder),
-            rollouts=RolloutActions(store),
+            rollouts=RolloutActions(store, worker.zygotes.start),
             sessions=SessionActions(store, judges),
             tasks=TaskActions(store, worker.deltas, judges),
             ready=lambda: self._ready and worker.ready,

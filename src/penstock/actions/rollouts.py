@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,8 @@ from penstock.store import (
     rollouts,
     transitions,
 )
+
+Start = Callable[[str], Awaitable[None]]
 
 _MOST = 200
 _STORY = 1000  # entries of a rollout's story
@@ -87,8 +89,10 @@ class RolloutView:
 class RolloutActions:
     """What may be done with deployments and rollouts."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, start: Start | None = None) -> None:
+        """Act on ``store``; ``start`` has a release's process running when it returns."""
         self._store = store
+        self._start = start
 
     async def deploy(
         self,
@@ -102,12 +106,23 @@ class RolloutActions:
     ) -> Deployed:
         """Give a release traffic: all of it if it is the first, else what the plan says.
 
+        It is started first: one that does not start gets none, and the candidate's first sessions
+        are not slow for a reason that says nothing about it.
+
         Raises:
+            BuildFailed, Unavailable: the release does not start.
             NotFound: there is no such release.
             Conflict: a rollout is under way here.
             Invalid: the plan cannot be read or followed.
         """
         check(actor, "rollout.write")
+
+        async def find(tx: Transaction) -> Release:
+            await agents.get(tx, agent)
+            return await releases.find(tx, agent, ref)
+
+        if self._start is not None:
+            await self._start((await self._store.read(find)).digest)
 
         async def work(tx: Transaction) -> Deployed:
             await agents.get(tx, agent)

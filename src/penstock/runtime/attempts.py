@@ -84,6 +84,7 @@ class Attempt:
         claim: Claim,
         *,
         policy: Policy,
+        claimed_at: float,
         publish: Callable[[Delta], None],
         on_modules: Callable[[list[str]], None],
     ) -> None:
@@ -100,7 +101,7 @@ class Attempt:
         self._ending: Ending | None = None  # what we did to it, if anything
         self._reason = ""
         self._leave_at_step = False
-        self._claimed_at = time.monotonic()
+        self._claimed_at = claimed_at  # by the monotonic clock
         self._waited_us = 0
 
     @property

@@ -278,7 +278,6 @@ class Zygote:
             case "warmed":
                 self.mode, self.why = header["mode"], header.get("why")
                 self._taken = False
-                log.info("release %s warmed: %s", self.launch.release[:12], header)
                 if self._warmed is not None and not self._warmed.done():
                     self._warmed.set_result(None)
 

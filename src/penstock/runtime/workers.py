@@ -187,13 +187,14 @@ class Worker:
 
     async def _run(self, claim: Claim) -> None:
         release = claim.task.release
+        claimed_at = time.monotonic()
         try:
             policy = (await self.zygotes.manifest(release)).policy
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not stay running
             with contextlib.suppress(Stale):
-                await self._attempt(claim, Policy(), release).abandon(error)
+                await self._attempt(claim, Policy(), claimed_at).abandon(error)
             return
-        attempt = self._attempt(claim, policy, release)
+        attempt = self._attempt(claim, policy, claimed_at)
         self._attempts[claim.task.id] = attempt
         token = self.callers.add(attempt)
         try:
@@ -217,11 +218,13 @@ class Worker:
             self.callers.remove(attempt, token)
             self._attempts.pop(claim.task.id, None)
 
-    def _attempt(self, claim: Claim, policy: Policy, release: str) -> Attempt:
+    def _attempt(self, claim: Claim, policy: Policy, claimed_at: float) -> Attempt:
+        release = claim.task.release
         return Attempt(
             self._store,
             claim,
             policy=policy,
+            claimed_at=claimed_at,
             publish=self.deltas.publish,
             on_modules=lambda names: self._warm(release, names),
         )

@@ -57,6 +57,16 @@ class Zygotes:
         """
         return (await self._pool(release)).launch.manifest
 
+    async def start(self, release: str) -> None:
+        """Have a release's process ready to take attempts.
+
+        Raises:
+            PenstockError: the release cannot be loaded, or its process does not start.
+        """
+        pool = await self._pool(release)
+        pool.used = asyncio.get_running_loop().time()
+        await self._ready(pool)
+
     async def fork(self, release: str, limits: Limits, *, shared: bool = False) -> Child:
         """A process for an attempt of a release.
 
