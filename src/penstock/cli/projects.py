@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -50,8 +51,12 @@ def init(folder: Path, name: str | None, *, force: bool, as_json: bool) -> None:
     emit({"agent": agent, "folder": str(folder), "files": written}, as_json=as_json, show=show)
 
 
-def packed(folder: Path) -> bytes:
+def packed(folder: Path, *, also: Sequence[str] = ()) -> bytes:
     """A project's directory as an archive, without what does not belong to it.
+
+    Args:
+        folder: the project's.
+        also: patterns of what else is left out.
 
     Raises:
         Invalid: it is no directory, or holds what cannot be packed.
@@ -59,7 +64,7 @@ def packed(folder: Path) -> bytes:
     if not folder.is_dir():
         raise Invalid(f"{folder} is no directory", hint="Name the project's directory.")
     try:
-        return pack(folder, ignore=ignored(folder))
+        return pack(folder, ignore=(*ignored(folder), *also))
     except ArchiveError as error:
         raise Invalid(f"{folder}: {error}", hint=f"Name it in {_IGNORE_FILE}.") from None
 

@@ -76,7 +76,10 @@ class TestSteps:
         done = [{"key": "x#1", "output": "before"}]
         work = lambda: [penstock.step("x", lambda: "now"), penstock.step("x", lambda: "now")]  # noqa: E731
         assert within(channel, work, steps=done) == ["before", "now"]
-        assert [call["key"] for call in channel.calls] == ["x#2"]
+        assert [(call["op"], call["key"]) for call in channel.calls] == [
+            ("step.replayed", "x#1"),
+            ("step.commit", "x#2"),
+        ]
 
     def test_a_journaled_null_counts_as_done(self):
         done = [{"key": "x#1", "output": None}]
@@ -93,7 +96,10 @@ class TestSteps:
         channel = Answering()
         done = [{"key": "d#1", "output": "before"}]
         assert within(channel, lambda: asyncio.run(work()), steps=done) == ["before", 8]
-        assert [call["key"] for call in channel.calls] == ["d#2"]
+        assert [(call["op"], call["key"]) for call in channel.calls] == [
+            ("step.replayed", "d#1"),
+            ("step.commit", "d#2"),
+        ]
 
     def test_a_first_run_sees_what_a_resumed_one_will(self):
         assert within(Answering(), lambda: penstock.step("x", lambda: {1: (2, 3)})) == {"1": [2, 3]}
