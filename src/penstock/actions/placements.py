@@ -32,7 +32,7 @@ async def place(tx: Transaction, *, agent: str, environment: str, unit: str) -> 
     Raises:
         NotFound: the agent is not deployed in this environment.
     """
-    deployment = await _deployment(tx, agent, environment)
+    deployment = await deployed(tx, agent, environment)
     for _ in range(_TRIES):
         if deployment.rollout_id is None:
             break
@@ -40,11 +40,16 @@ async def place(tx: Transaction, *, agent: str, environment: str, unit: str) -> 
         if placed is not None:
             return placed
         # The rollout has ended since the deployment was read.
-        deployment = await _deployment(tx, agent, environment)
+        deployment = await deployed(tx, agent, environment)
     return Placement(release=deployment.stable, stable=deployment.stable, rollout_id=None, arm=None)
 
 
-async def _deployment(tx: Transaction, agent: str, environment: str) -> Deployment:
+async def deployed(tx: Transaction, agent: str, environment: str) -> Deployment:
+    """An agent's deployment.
+
+    Raises:
+        NotFound: it is not deployed in this environment.
+    """
     deployment = await deployments.get(tx, agent, environment)
     if deployment is None:
         raise NotFound(

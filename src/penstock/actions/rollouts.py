@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.actions import beginnings
+from penstock.actions.placements import deployed
 from penstock.domain.access import Actor
 from penstock.domain.agents import Deployment
 from penstock.domain.errors import Conflict, NotFound
@@ -155,7 +156,7 @@ class RolloutActions:
                     f" {await beginnings.forecast(tx, rollout)}"
                 ).rstrip()
             return Deployed(
-                deployment=await _deployment(tx, agent, environment),
+                deployment=await deployed(tx, agent, environment),
                 release=release,
                 rollout=rollout,
                 note=note,
@@ -205,7 +206,7 @@ class RolloutActions:
                 ended = await transitions.record(tx, actor, rollout, decision)
                 if target is None or target.digest == rollout.stable:
                     return ended
-            deployment = await _deployment(tx, agent, environment)
+            deployment = await deployed(tx, agent, environment)
             target = target or await _previous(tx, deployment)
             if target.digest == deployment.stable:
                 raise Conflict(
@@ -372,21 +373,11 @@ async def _previous(tx: Transaction, deployment: Deployment) -> Release:
 
 async def _under_way(tx: Transaction, agent: str, environment: str) -> Rollout | None:
     """The rollout that splits the traffic, held until the commit."""
-    deployment = await _deployment(tx, agent, environment)
+    deployment = await deployed(tx, agent, environment)
     if deployment.rollout_id is None:
         return None
     rollout = await rollouts.lock(tx, deployment.rollout_id)
     return rollout if rollout.ended_us is None else None
-
-
-async def _deployment(tx: Transaction, agent: str, environment: str) -> Deployment:
-    deployment = await deployments.get(tx, agent, environment)
-    if deployment is None:
-        raise NotFound(
-            f"agent {agent!r} is not deployed in {environment}",
-            hint=f"Deploy it: penstock deploy {agent} --environment {environment}",
-        )
-    return deployment
 
 
 async def _refuse_second(tx: Transaction, deployment: Deployment) -> None:

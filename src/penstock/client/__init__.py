@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import httpx2
 import msgspec
 
+from penstock.client.routes import SECONDS, Routes, part
 from penstock.domain.errors import (
     BuildFailed,
     Conflict,
@@ -37,7 +37,6 @@ from penstock.domain.errors import (
     Unavailable,
 )
 
-_SECONDS = 30.0
 _TRIES = 4  # of a request that changes nothing
 _PAUSE_SECONDS = 0.3
 _CONNECTIONS = 512
@@ -56,226 +55,14 @@ _encode = msgspec.json.Encoder().encode
 Json = dict[str, Any]
 
 
-class _Routes:
-    """The API's routes; ``_call`` makes a request, and returns its JSON or a promise of it."""
-
-    def _call(self, method: str, path: str, **options: Any) -> Any:
-        raise NotImplementedError
-
-    # ------------------------------------------------------------ agents and releases
-
-    def whoami(self) -> Any:
-        """Whose key this is."""
-        return self._call("GET", "/api/v1/whoami")
-
-    def ready(self) -> Any:
-        """Whether the server takes work."""
-        return self._call("GET", "/readyz")
-
-    def agents(self) -> Any:
-        """Every agent with its status."""
-        return self._call("GET", "/api/v1/agents")
-
-    def agent(self, agent: str) -> Any:
-        """One agent: deployments, the rollout that is on, tasks by state."""
-        return self._call("GET", f"/api/v1/agents/{_part(agent)}")
-
-    def cut_release(self, archive: bytes, *, message: str = "", ci: bool = False) -> Any:
-        """Cut a release from a project's tar.gz."""
-        return self._call(
-            "POST",
-            "/api/v1/releases",
-            content=archive,
-            params={"message": message, "ci": str(ci).lower()},
-            timeout=900.0,  # a new environment may have to be built
-        )
-
-    def releases(self, agent: str, *, limit: int = 50) -> Any:
-        """An agent's releases from the newest to the oldest."""
-        return self._call("GET", f"/api/v1/agents/{_part(agent)}/releases", params={"limit": limit})
-
-    def release(self, agent: str, ref: str) -> Any:
-        """One release with everything it pins."""
-        return self._call("GET", f"/api/v1/agents/{_part(agent)}/releases/{_part(ref)}")
-
-    def diff_releases(self, agent: str, before: str, after: str) -> Any:
-        """What changed from one release to another."""
-        path = f"/api/v1/agents/{_part(agent)}/releases/{_part(before)}/diff/{_part(after)}"
-        return self._call("GET", path)
-
-    # ------------------------------------------------------------ deployments and rollouts
-
-    def deploy(
-        self,
-        agent: str,
-        *,
-        ref: str = "latest",
-        environment: str = "production",
-        strategy: str | None = None,
-        plan: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Give a release traffic."""
-        body = {"ref": ref, "environment": environment, "strategy": strategy, "plan": plan}
-        return self._call("POST", f"/api/v1/agents/{_part(agent)}/deployments", json=body)
-
-    def change_rollout(self, agent: str, verb: str, *, environment: str = "production") -> Any:
-        """Promote, abort, pause or resume the rollout that is on."""
-        return self._call(
-            "POST",
-            f"/api/v1/agents/{_part(agent)}/deployments/{_part(environment)}/{verb}",
-            json={},
-        )
-
-    def roll_back(
-        self, agent: str, *, environment: str = "production", to: str | None = None
-    ) -> Any:
-        """End the rollout that is on, or make an earlier release stable at once."""
-        return self._call(
-            "POST",
-            f"/api/v1/agents/{_part(agent)}/deployments/{_part(environment)}/rollback",
-            json={"to": to},
-        )
-
-    def rollouts(self, agent: str, *, limit: int = 50) -> Any:
-        """An agent's rollouts from the newest to the oldest."""
-        return self._call("GET", f"/api/v1/agents/{_part(agent)}/rollouts", params={"limit": limit})
-
-    def rollout(self, rollout_id: str) -> Any:
-        """A rollout with its evidence and its story."""
-        return self._call("GET", f"/api/v1/rollouts/{_part(rollout_id)}")
-
-    # ------------------------------------------------------------ sessions and tasks
-
-    def create_session(
-        self,
-        agent: str,
-        *,
-        environment: str = "production",
-        user_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Begin a session."""
-        body = {
-            "agent": agent,
-            "environment": environment,
-            "user_id": user_id,
-            "metadata": metadata or {},
-        }
-        return self._call("POST", "/api/v1/sessions", json=body)
-
-    def session(self, session_id: str) -> Any:
-        """One session."""
-        return self._call("GET", f"/api/v1/sessions/{_part(session_id)}")
-
-    def sessions(self, **filters: Any) -> Any:
-        """Sessions from the newest to the oldest; filters: agent, state, limit, before."""
-        return self._call("GET", "/api/v1/sessions", params=_given(filters))
-
-    def close_session(self, session_id: str) -> Any:
-        """End a session, with the last of its tasks that has not ended."""
-        return self._call("POST", f"/api/v1/sessions/{_part(session_id)}/close", json={})
-
-    def give_feedback(self, session_id: str, thumb: int) -> Any:
-        """Keep what a person thought: -1, 0 or 1."""
-        return self._call(
-            "POST", f"/api/v1/sessions/{_part(session_id)}/feedback", json={"thumb": thumb}
-        )
-
-    def create_task(
-        self,
-        *,
-        agent: str,
-        input: Any,  # noqa: A002 - what it is called in the API
-        wait: float = 0.0,
-        environment: str = "production",
-        session_id: str | None = None,
-        user_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        close_session: bool = False,
-        idempotency_key: str | None = None,
-        delay_seconds: float = 0.0,
-    ) -> Any:
-        """Put a task into the queue; with ``wait``, return when it has ended."""
-        body = {
-            "agent": agent,
-            "input": input,
-            "environment": environment,
-            "session_id": session_id,
-            "user_id": user_id,
-            "metadata": metadata or {},
-            "close_session": close_session,
-            "idempotency_key": idempotency_key,
-            "delay_seconds": delay_seconds,
-        }
-        return self._call(
-            "POST",
-            "/api/v1/tasks",
-            json=body,
-            params={"wait": wait} if wait else None,
-            timeout=_SECONDS + wait,
-            again=idempotency_key is not None,
-        )
-
-    def task(self, task_id: str) -> Any:
-        """One task."""
-        return self._call("GET", f"/api/v1/tasks/{_part(task_id)}")
-
-    def tasks(self, **filters: Any) -> Any:
-        """Tasks from the newest to the oldest; filters: agent, session_id, state, limit, before."""
-        return self._call("GET", "/api/v1/tasks", params=_given(filters))
-
-    def wait_for_task(self, task_id: str, *, seconds: float = 30.0) -> Any:
-        """The task once it has ended, or as it is when the time is over."""
-        return self._call(
-            "GET",
-            f"/api/v1/tasks/{_part(task_id)}/wait",
-            params={"seconds": seconds},
-            timeout=_SECONDS + seconds,
-        )
-
-    def cancel_task(self, task_id: str) -> Any:
-        """End a task."""
-        return self._call("POST", f"/api/v1/tasks/{_part(task_id)}/cancel", json={})
-
-    def events(self, task_id: str, *, after: int = 0) -> Any:
-        """The durable events of a task."""
-        return self._call("GET", f"/api/v1/tasks/{_part(task_id)}/events", params={"after": after})
-
-    def logs(self, task_id: str) -> Any:
-        """What the task's attempts printed."""
-        return self._call("GET", f"/api/v1/tasks/{_part(task_id)}/logs")
-
-    def exchanges(self, task_id: str) -> Any:
-        """The task's model calls."""
-        return self._call("GET", f"/api/v1/tasks/{_part(task_id)}/exchanges")
-
-    # ------------------------------------------------------------ keys and audit
-
-    def keys(self) -> Any:
-        """Every key, without its secret."""
-        return self._call("GET", "/api/v1/keys")
-
-    def create_key(self, name: str, *, role: str = "operator") -> Any:
-        """Make a key; it is shown this once."""
-        return self._call("POST", "/api/v1/keys", json={"name": name, "role": role})
-
-    def revoke_key(self, key_id: str) -> Any:
-        """End a key."""
-        return self._call("DELETE", f"/api/v1/keys/{_part(key_id)}")
-
-    def audit(self, **filters: Any) -> Any:
-        """Audit entries in order; filters: object_kind, object_id, after, limit."""
-        return self._call("GET", "/api/v1/audit", params=_given(filters))
-
-
-class Client(_Routes):
+class Client(Routes):
     """Talks to a server, blocking."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
         """Talk to the server at ``url`` with ``key``; the first call connects."""
         self._url = url.rstrip("/")
         self._http = httpx2.Client(
-            base_url=self._url, headers=_headers(key), timeout=_SECONDS, trust_env=False
+            base_url=self._url, headers=_headers(key), timeout=SECONDS, trust_env=False
         )
 
     def __enter__(self) -> Self:
@@ -303,9 +90,9 @@ class Client(_Routes):
             try:
                 with self._http.stream(
                     "GET",
-                    f"/api/v1/tasks/{_part(task_id)}/stream",
+                    f"/api/v1/tasks/{part(task_id)}/stream",
                     params={"after": after},
-                    timeout=_SECONDS,
+                    timeout=SECONDS,
                 ) as response:
                     if response.status_code >= 400:  # noqa: PLR2004 - the first status of an error
                         _value(response.status_code, response.read())
@@ -338,7 +125,7 @@ class Client(_Routes):
         raise AssertionError("unreachable")
 
 
-class AsyncClient(_Routes):
+class AsyncClient(Routes):
     """Talks to a server; every method is to be awaited."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -348,7 +135,7 @@ class AsyncClient(_Routes):
         self._http = httpx2.AsyncClient(
             base_url=self._url,
             headers=_headers(key),
-            timeout=_SECONDS,
+            timeout=SECONDS,
             limits=limits,
             trust_env=False,
         )
@@ -375,9 +162,9 @@ class AsyncClient(_Routes):
             try:
                 async with self._http.stream(
                     "GET",
-                    f"/api/v1/tasks/{_part(task_id)}/stream",
+                    f"/api/v1/tasks/{part(task_id)}/stream",
                     params={"after": after},
-                    timeout=_SECONDS,
+                    timeout=SECONDS,
                 ) as response:
                     if response.status_code >= 400:  # noqa: PLR2004 - the first status of an error
                         _value(response.status_code, await response.aread())
@@ -478,11 +265,3 @@ def _headers(key: str | None) -> dict[str, str]:
     if key:
         headers["authorization"] = f"Bearer {key}"
     return headers
-
-
-def _part(text: str) -> str:
-    return quote(text, safe="")
-
-
-def _given(filters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in filters.items() if value is not None}

@@ -1,0 +1,230 @@
+"""The API's routes as methods, whoever makes the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+SECONDS = 30.0  # that an answer may take, beside what it is asked to wait
+
+
+class Routes:
+    """The API's routes; ``_call`` makes a request, and returns its JSON or a promise of it."""
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ agents and releases
+
+    def whoami(self) -> Any:
+        """Whose key this is."""
+        return self._call("GET", "/api/v1/whoami")
+
+    def ready(self) -> Any:
+        """Whether the server takes work."""
+        return self._call("GET", "/readyz")
+
+    def agents(self) -> Any:
+        """Every agent with its status."""
+        return self._call("GET", "/api/v1/agents")
+
+    def agent(self, agent: str) -> Any:
+        """One agent: deployments, the rollout that is on, tasks by state."""
+        return self._call("GET", f"/api/v1/agents/{part(agent)}")
+
+    def cut_release(self, archive: bytes, *, message: str = "", ci: bool = False) -> Any:
+        """Cut a release from a project's tar.gz."""
+        return self._call(
+            "POST",
+            "/api/v1/releases",
+            content=archive,
+            params={"message": message, "ci": str(ci).lower()},
+            timeout=900.0,  # a new environment may have to be built
+        )
+
+    def releases(self, agent: str, *, limit: int = 50) -> Any:
+        """An agent's releases from the newest to the oldest."""
+        return self._call("GET", f"/api/v1/agents/{part(agent)}/releases", params={"limit": limit})
+
+    def release(self, agent: str, ref: str) -> Any:
+        """One release with everything it pins."""
+        return self._call("GET", f"/api/v1/agents/{part(agent)}/releases/{part(ref)}")
+
+    def diff_releases(self, agent: str, before: str, after: str) -> Any:
+        """What changed from one release to another."""
+        path = f"/api/v1/agents/{part(agent)}/releases/{part(before)}/diff/{part(after)}"
+        return self._call("GET", path)
+
+    # ------------------------------------------------------------ deployments and rollouts
+
+    def deploy(
+        self,
+        agent: str,
+        *,
+        ref: str = "latest",
+        environment: str = "production",
+        strategy: str | None = None,
+        plan: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Give a release traffic."""
+        body = {"ref": ref, "environment": environment, "strategy": strategy, "plan": plan}
+        return self._call("POST", f"/api/v1/agents/{part(agent)}/deployments", json=body)
+
+    def change_rollout(self, agent: str, verb: str, *, environment: str = "production") -> Any:
+        """Promote, abort, pause or resume the rollout that is on."""
+        return self._call(
+            "POST",
+            f"/api/v1/agents/{part(agent)}/deployments/{part(environment)}/{verb}",
+            json={},
+        )
+
+    def roll_back(
+        self, agent: str, *, environment: str = "production", to: str | None = None
+    ) -> Any:
+        """End the rollout that is on, or make an earlier release stable at once."""
+        return self._call(
+            "POST",
+            f"/api/v1/agents/{part(agent)}/deployments/{part(environment)}/rollback",
+            json={"to": to},
+        )
+
+    def rollouts(self, agent: str, *, limit: int = 50) -> Any:
+        """An agent's rollouts from the newest to the oldest."""
+        return self._call("GET", f"/api/v1/agents/{part(agent)}/rollouts", params={"limit": limit})
+
+    def rollout(self, rollout_id: str) -> Any:
+        """A rollout with its evidence and its story."""
+        return self._call("GET", f"/api/v1/rollouts/{part(rollout_id)}")
+
+    # ------------------------------------------------------------ sessions and tasks
+
+    def create_session(
+        self,
+        agent: str,
+        *,
+        environment: str = "production",
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Begin a session."""
+        body = {
+            "agent": agent,
+            "environment": environment,
+            "user_id": user_id,
+            "metadata": metadata or {},
+        }
+        return self._call("POST", "/api/v1/sessions", json=body)
+
+    def session(self, session_id: str) -> Any:
+        """One session."""
+        return self._call("GET", f"/api/v1/sessions/{part(session_id)}")
+
+    def sessions(self, **filters: Any) -> Any:
+        """Sessions from the newest to the oldest; filters: agent, state, limit, before."""
+        return self._call("GET", "/api/v1/sessions", params=_given(filters))
+
+    def close_session(self, session_id: str) -> Any:
+        """End a session, with the last of its tasks that has not ended."""
+        return self._call("POST", f"/api/v1/sessions/{part(session_id)}/close", json={})
+
+    def give_feedback(self, session_id: str, thumb: int) -> Any:
+        """Keep what a person thought: -1, 0 or 1."""
+        return self._call(
+            "POST", f"/api/v1/sessions/{part(session_id)}/feedback", json={"thumb": thumb}
+        )
+
+    def create_task(
+        self,
+        *,
+        agent: str,
+        input: Any,  # noqa: A002 - what it is called in the API
+        wait: float = 0.0,
+        environment: str = "production",
+        session_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        close_session: bool = False,
+        idempotency_key: str | None = None,
+        delay_seconds: float = 0.0,
+    ) -> Any:
+        """Put a task into the queue; with ``wait``, return when it has ended."""
+        body = {
+            "agent": agent,
+            "input": input,
+            "environment": environment,
+            "session_id": session_id,
+            "user_id": user_id,
+            "metadata": metadata or {},
+            "close_session": close_session,
+            "idempotency_key": idempotency_key,
+            "delay_seconds": delay_seconds,
+        }
+        return self._call(
+            "POST",
+            "/api/v1/tasks",
+            json=body,
+            params={"wait": wait} if wait else None,
+            timeout=SECONDS + wait,
+            again=idempotency_key is not None,
+        )
+
+    def task(self, task_id: str) -> Any:
+        """One task."""
+        return self._call("GET", f"/api/v1/tasks/{part(task_id)}")
+
+    def tasks(self, **filters: Any) -> Any:
+        """Tasks from the newest to the oldest; filters: agent, session_id, state, limit, before."""
+        return self._call("GET", "/api/v1/tasks", params=_given(filters))
+
+    def wait_for_task(self, task_id: str, *, seconds: float = 30.0) -> Any:
+        """The task once it has ended, or as it is when the time is over."""
+        return self._call(
+            "GET",
+            f"/api/v1/tasks/{part(task_id)}/wait",
+            params={"seconds": seconds},
+            timeout=SECONDS + seconds,
+        )
+
+    def cancel_task(self, task_id: str) -> Any:
+        """End a task."""
+        return self._call("POST", f"/api/v1/tasks/{part(task_id)}/cancel", json={})
+
+    def events(self, task_id: str, *, after: int = 0) -> Any:
+        """The durable events of a task."""
+        return self._call("GET", f"/api/v1/tasks/{part(task_id)}/events", params={"after": after})
+
+    def logs(self, task_id: str) -> Any:
+        """What the task's attempts printed."""
+        return self._call("GET", f"/api/v1/tasks/{part(task_id)}/logs")
+
+    def exchanges(self, task_id: str) -> Any:
+        """The task's model calls."""
+        return self._call("GET", f"/api/v1/tasks/{part(task_id)}/exchanges")
+
+    # ------------------------------------------------------------ keys and audit
+
+    def keys(self) -> Any:
+        """Every key, without its secret."""
+        return self._call("GET", "/api/v1/keys")
+
+    def create_key(self, name: str, *, role: str = "operator") -> Any:
+        """Make a key; it is shown this once."""
+        return self._call("POST", "/api/v1/keys", json={"name": name, "role": role})
+
+    def revoke_key(self, key_id: str) -> Any:
+        """End a key."""
+        return self._call("DELETE", f"/api/v1/keys/{part(key_id)}")
+
+    def audit(self, **filters: Any) -> Any:
+        """Audit entries in order; filters: object_kind, object_id, after, limit."""
+        return self._call("GET", "/api/v1/audit", params=_given(filters))
+
+
+def part(text: str) -> str:
+    """A text as one segment of a path."""
+    return quote(text, safe="")
+
+
+def _given(filters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in filters.items() if value is not None}
