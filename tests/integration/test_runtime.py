@@ -36,6 +36,10 @@ def agent(given):
         return len(bytearray(2 << 30)) and "".join(["x" * (1 << 20) for _ in range(2048)])
     if what == "die":
         os.kill(os.getpid(), 9)
+    if what == "nonsense":
+        import penstock.inside.context as context
+        context.current()._channel.send({"t": "call", "a": 1, "nothing": "known"})
+        time.sleep(1000)
     if what == "large":
         return "x" * 200_000
     if what == "leak":
@@ -256,6 +260,25 @@ async def test_a_killed_process_costs_no_task_and_repeats_no_step(world, victim)
     assert done.output == ["first", "third"]
     assert (world.folder / "done").read_text() == "first\nsecond\nthird\n"
     assert done.crashes == (1 if victim == "attempt" else 0)
+
+
+async def test_a_claim_that_landed_without_our_knowing_is_given_back(world):
+    worker = await world.worker()
+    await worker._claims.stop()
+    task = await world.submit("work")
+    # The commit landed, and its answer was lost on the way back.
+    await world.store.transact(partial(tasks.claim, worker_id=worker.id, limit=1))
+    for _ in range(2):
+        await worker._look_after()
+    assert (await world.task(task)).state == "queued"
+    worker._claims.start()
+    assert (await world.ended(task)).losses == 1
+
+
+async def test_a_process_that_talks_nonsense_ends_its_task(world):
+    await world.worker()
+    done = await world.ended(await world.submit("nonsense"))
+    assert (done.state, done.outcome) == ("dead_lettered", "crash")
 
 
 async def test_nothing_outlives_a_drained_worker(world):

@@ -10,6 +10,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,6 +55,8 @@ class Worker:
         self._store = store
         self._concurrency = concurrency
         self._attempts: dict[str, Attempt] = {}
+        self._claimed: set[str] = set()  # from the claim to the end of the attempt
+        self._unknown: set[str] = set()  # owned, and not known here, at the last look
         self._running: set[asyncio.Task[None]] = set()
         self._shared: dict[str, SharedProcess] = {}
         self._forking = asyncio.Lock()
@@ -175,8 +178,10 @@ class Worker:
                 return
 
     def _begin(self, claim: Claim) -> None:
+        self._claimed.add(claim.task.id)
         task = asyncio.create_task(self._run(claim), name=f"attempt-{claim.task.id}")
         self._running.add(task)
+        task.add_done_callback(lambda _: self._claimed.discard(claim.task.id))
         task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
@@ -211,6 +216,11 @@ class Worker:
         else:
             try:
                 await attempt.run(host, token=token)
+            except Exception as error:
+                # An agent's process that says what nobody understands: its task must end, too.
+                log.exception("the attempt at task %s broke off", claim.task.id)
+                with contextlib.suppress(Stale):
+                    await attempt.abandon(error)
             finally:
                 host.kill()
                 host.close()
@@ -266,9 +276,6 @@ class Worker:
                 tx, worker_id=self.id, lease_seconds=_LEASE_SECONDS, draining=self._draining
             )
 
-        async def wanted(tx: Transaction) -> list[str]:
-            return await tasks.to_cancel(tx, worker_id=self.id)
-
         try:
             async with asyncio.timeout(_HEARTBEAT_SECONDS):
                 renewed = await self._store.transact(work)
@@ -279,8 +286,28 @@ class Worker:
         self._alive_at = time.monotonic()
         if not renewed:
             await self._begin_again()
-        for task_id in await self._store.read(wanted):
-            self._cancel(task_id)
+        await self._look_after()
+
+    async def _look_after(self) -> None:
+        """Stop what somebody wants stopped, and give back what is owned and not known here.
+
+        A claim whose answer was lost on the way from the database may have landed; what is still
+        unknown at the second look was.
+        """
+
+        async def owned(tx: Transaction) -> list[Task]:
+            return await tasks.of_worker(tx, worker_id=self.id)
+
+        found = await self._store.read(owned)
+        for task in found:
+            if task.cancel_requested:
+                self._cancel(task.id)
+        unknown = {task.id for task in found if task.id not in self._claimed}
+        for task in found:
+            if task.id in unknown & self._unknown:
+                log.warning("task %s was claimed without our knowing; it is given back", task.id)
+                await self._store.transact(partial(_lost, task=task))
+        self._unknown = unknown
 
     def _lose(self, why: str) -> None:
         """Stop everything before somebody else may begin it."""
@@ -320,11 +347,11 @@ async def _take_over(tx: Transaction) -> int:
     """Give the tasks of workers that are gone back to the queue, or to the dead letters."""
     orphans = await tasks.orphaned(tx, limit=_REAP_BATCH)
     for task in orphans:
-        await _lost(tx, task)
+        await _lost(tx, task=task)
     return len(orphans)
 
 
-async def _lost(tx: Transaction, task: Task) -> None:
+async def _lost(tx: Transaction, *, task: Task) -> None:
     after = after_attempt(task, Ending.LOST, attempts=1)
     error = {"type": "Lost", "message": f"worker {task.worker_id} is gone", "traceback": ""}
     with contextlib.suppress(Stale):  # another server's reaper was faster

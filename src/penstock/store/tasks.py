@@ -232,9 +232,9 @@ async def orphaned(tx: Transaction, *, limit: int) -> list[Task]:
     return [_record(row) for row in await tx.fetch_all("tasks.orphaned", limit=limit)]
 
 
-async def to_cancel(tx: Transaction, *, worker_id: str) -> list[str]:
-    """The worker's running tasks that somebody wants stopped."""
-    return [row["id"] for row in await tx.fetch_all("tasks.to_cancel", worker_id=worker_id)]
+async def of_worker(tx: Transaction, *, worker_id: str) -> list[Task]:
+    """The running tasks that a worker owns, whether it knows or not."""
+    return [_record(row) for row in await tx.fetch_all("tasks.of_worker", worker_id=worker_id)]
 
 
 async def next_due_seconds(tx: Transaction) -> float | None:

@@ -107,10 +107,6 @@ where t.state = 'running'
 order by t.id
 limit :limit;
 
--- name: to_cancel
--- Which of a worker's tasks somebody wants stopped.
-select id from tasks where worker_id = :worker_id and state = 'running' and cancel_requested = 1;
-
 -- name: next_due
 -- How long until the next task that waits for its time, in microseconds.
 select min(run_after_us) - now_us() as wait_us from tasks where state = 'queued' and run_after_us > now_us();
@@ -136,3 +132,7 @@ select agent, environment, state, count(*) as count from tasks group by agent, e
 -- name: of_session
 -- What an evaluator sees of a session: its tasks in order.
 select * from tasks where session_id = :session_id order by created_us, id;
+
+-- name: of_worker
+-- What a worker owns.
+select * from tasks where worker_id = :worker_id and state = 'running' order by id;
