@@ -21,9 +21,11 @@ class Loop:
         self._seconds = seconds
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def start(self) -> None:
         """Begin; the first round runs at once."""
+        self._stopping = False
         self._task = asyncio.create_task(self._run(), name=self._name)
 
     def wake(self) -> None:
@@ -32,6 +34,7 @@ class Loop:
 
     async def stop(self) -> None:
         """Cancel the round in progress and wait until it is gone."""
+        self._stopping = True  # a round may swallow the cancellation; it is then the last one
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -39,7 +42,7 @@ class Loop:
             self._task = None
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             self._wake.clear()
             try:
                 await self._round()
@@ -51,4 +54,6 @@ class Loop:
                     "loop %s: round failed, trying again in %.1f s", self._name, self._seconds
                 )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._seconds)
+                # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
+                async with asyncio.timeout(self._seconds):
+                    await self._wake.wait()

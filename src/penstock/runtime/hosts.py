@@ -48,7 +48,8 @@ class OwnHost:
     async def status(self, seconds: float) -> int | None:
         """The exit status; a process that does not end by itself is ended."""
         try:
-            return await asyncio.wait_for(asyncio.shield(self._child.exited), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(self._child.exited)
         except TimeoutError:
             self.kill()
             return await self._child.exited
@@ -107,7 +108,8 @@ class SharedProcess:
         frame = {"t": "evaluate", "a": number, "function": function, "record": record}
         try:
             await self._child.send(frame)
-            return await asyncio.wait_for(answer, _EVALUATION_SECONDS)
+            async with asyncio.timeout(_EVALUATION_SECONDS):
+                return await answer
         except TimeoutError:
             self.kill()
             raise TimeoutError(
@@ -144,7 +146,8 @@ class SharedProcess:
     async def status(self, seconds: float) -> int | None:
         """The exit status of the process."""
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(self._child.exited), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(self._child.exited)
         return None
 
     def kill(self) -> None:
