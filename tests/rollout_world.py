@@ -7,10 +7,11 @@ from itertools import count
 
 from penstock.actions.placements import place
 from penstock.domain.access import Actor, Role
-from penstock.domain.releases import ComponentKind, FileEntry, Limits, Manifest, Policy
+from penstock.domain.components import ComponentKind, NewComponent
+from penstock.domain.releases import FileEntry, Limits, Manifest, Policy
 from penstock.domain.tasks import Ending, TaskState
+from penstock.rules.releases import digest_bytes
 from penstock.store import agents, audit, releases, rollouts, sessions, tasks
-from penstock.store.releases import NewComponent
 
 AGENT = "support"
 ENVIRONMENT = "production"
@@ -28,7 +29,8 @@ _numbers = count(1)
 
 async def release(store, name: str, *, agent: str = AGENT, rollout=None, evaluators=None):
     """A release that differs from another by its name."""
-    file = FileEntry(path="x", digest="0" * 64)
+    lock = b"# nothing"
+    file = FileEntry(path="x", digest=digest_bytes(lock))
     manifest = Manifest(
         agent=agent,
         entrypoint="support.graph:graph",
@@ -51,14 +53,14 @@ async def release(store, name: str, *, agent: str = AGENT, rollout=None, evaluat
     )
 
     parts = [
-        NewComponent(kind=kind, digest=f"{name}{kind.value}", content="{}", label_hint=None)
+        NewComponent(kind=kind, name="", digest=f"{name}{kind.value}", content="{}")
         for kind in ComponentKind
     ]
 
     async def work(tx):
         await agents.ensure(tx, agent)
         made, _ = await releases.add(
-            tx, manifest, parts=parts, contents={}, message=name, created_by="ada"
+            tx, manifest, parts=parts, contents={file.digest: lock}, message=name, created_by="ada"
         )
         return made
 

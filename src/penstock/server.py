@@ -26,6 +26,7 @@ from penstock.actions.insight import InsightActions
 from penstock.actions.releases import ReleaseActions
 from penstock.actions.rollouts import RolloutActions
 from penstock.actions.sessions import Judges, SessionActions
+from penstock.actions.signing import SigningActions
 from penstock.actions.tasks import TaskActions
 from penstock.api.app import build_app
 from penstock.api.completions import Completions
@@ -37,7 +38,10 @@ from penstock.drivers.builders.local import LocalBuilder
 from penstock.drivers.providers import Provider
 from penstock.drivers.providers.compatible import CompatibleProvider
 from penstock.drivers.providers.simulated import Faults, Latency, SimulatedProvider
+from penstock.drivers.signing import PrivateKeys
+from penstock.drivers.signing.files import FileKeys
 from penstock.gateway.calls import Calls
+from penstock.rules.releases import verified
 from penstock.runtime.workers import Worker
 from penstock.settings import Settings
 from penstock.store import Store, Transaction, releases
@@ -104,6 +108,8 @@ class Server:
         access = AccessActions(store, await _pepper(store, settings.home))
         self.login_key = await access.bootstrap(settings.admin_key)
         builder = LocalBuilder(settings.home)
+        signing = SigningActions(store, _signing_keys(store, settings))
+        await signing.vouch_for_all()
         worker = self._worker = Worker(
             store,
             builder=builder,
@@ -118,7 +124,7 @@ class Server:
             access=access,
             agents=AgentActions(store),
             insight=InsightActions(store),
-            releases=ReleaseActions(store, builder),
+            releases=ReleaseActions(store, builder, signing),
             rollouts=RolloutActions(store, worker.zygotes.start),
             sessions=SessionActions(store, judges),
             tasks=TaskActions(store, worker.deltas, judges),
@@ -262,6 +268,40 @@ async def _pepper(store: Store, home: Path) -> bytes:
     return bytes.fromhex(file.read_text(encoding="ascii"))
 
 
+def _signing_keys(store: Store, settings: Settings) -> PrivateKeys:
+    """The key that signs releases: a file that was given, one beside SQLite, or in PostgreSQL."""
+    if settings.signing_key is not None:
+        return FileKeys(settings.signing_key)
+    return FileKeys(settings.home / "signing" / "key.pem") if store.embedded else _SharedKey(store)
+
+
+class _SharedKey:
+    """The private key that all servers of one database sign with."""
+
+    _NAME = "signing_key"
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def read(self) -> str | None:
+        """The key, if there is one yet."""
+
+        async def work(tx: Transaction) -> str | None:
+            return await kept.get(tx, self._NAME)
+
+        return await self._store.read(work)
+
+    async def write(self, pem: str, *, seen: str | None) -> str:
+        """Replace the key that was seen; the key that is kept now."""
+
+        async def work(tx: Transaction) -> str:
+            if seen is not None:
+                await kept.change(tx, self._NAME, pem, seen=seen)
+            return await kept.agree(tx, self._NAME, pem)
+
+        return await self._store.transact(work)
+
+
 def _providers(settings: Settings) -> dict[str, Provider]:
     usual = Latency()
     scale = settings.simulated_latency
@@ -290,7 +330,7 @@ def _providers(settings: Settings) -> dict[str, Provider]:
 def _manifests(store: Store) -> Callable[[str], Awaitable[Manifest]]:
     async def manifest_of(digest: str) -> Manifest:
         async def work(tx: Transaction) -> Manifest:
-            return (await releases.get(tx, digest)).manifest
+            return verified(await releases.raw(tx, digest), digest)
 
         return await store.read(work)
 

@@ -43,6 +43,7 @@ class Settings:
     simulated_latency: float = 1.0  # times the simulated model's usual delays
     simulated_faults: Mapping[str, float] = field(default_factory=dict)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    signing_key: Path | None = None  # a mounted private key, instead of one of our own making
     log_level: str = "INFO"
 
     @classmethod
@@ -66,6 +67,7 @@ class Settings:
             simulated_latency=read("SIMULATED_LATENCY", _not_negative, 1.0),
             simulated_faults=read("SIMULATED_FAULTS", _faults, {}),
             providers=read("PROVIDERS", lambda text: _providers(text, env), {}),
+            signing_key=read("SIGNING_KEY", lambda text: Path(text).expanduser(), None),
             log_level=read("LOG_LEVEL", _level, "INFO"),
         )
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from penstock.domain.components import ComponentKind
 from penstock.domain.errors import BuildFailed
-from penstock.domain.releases import ComponentKind, Release
+from penstock.domain.releases import Release
 from penstock.drivers.builders.local import LocalBuilder
 from penstock.kit.archives import pack
 from penstock.rules.releases import release_digest
@@ -47,9 +48,9 @@ def builder(tmp_path):
 
 
 async def test_an_unchanged_project_has_the_same_digest_elsewhere(builder, tmp_path):
-    one = await builder.build(pack(project(tmp_path / "one")))
+    (one,) = await builder.build(pack(project(tmp_path / "one")))
     other = LocalBuilder(tmp_path / "other machine")
-    two = await other.build(pack(project(tmp_path / "a" / "different" / "path")))
+    (two,) = await other.build(pack(project(tmp_path / "a" / "different" / "path")))
     assert release_digest(one.manifest) == release_digest(two.manifest)
     (tool,) = one.manifest.tools
     assert (tool.name, tool.effect, tool.retry) == ("look", "read", "safe")
@@ -59,15 +60,17 @@ async def test_an_unchanged_project_has_the_same_digest_elsewhere(builder, tmp_p
 
 @pytest.mark.parametrize("kind", CHANGES)
 async def test_one_change_changes_exactly_its_component(builder, tmp_path, kind):
-    before = (await builder.build(pack(project(tmp_path / "one")))).manifest.components
+    (built,) = await builder.build(pack(project(tmp_path / "one")))
+    before = built.manifest.components
     path, old, new = CHANGES[kind]
     changed = project(tmp_path / "two", **{path: FILES[path].replace(old, new)})
-    after = (await builder.build(pack(changed))).manifest.components
+    (built,) = await builder.build(pack(changed))
+    after = built.manifest.components
     assert {name for name in before if before[name] != after[name]} == {kind}
 
 
 async def test_one_flipped_byte_is_refused_by_name(builder, tmp_path):
-    built = await builder.build(pack(project(tmp_path / "one")))
+    (built,) = await builder.build(pack(project(tmp_path / "one")))
     release = Release(
         digest=release_digest(built.manifest), agent="tiny", number=1, composite="", message="",
         manifest=built.manifest, created_by="", created_us=0,
@@ -85,5 +88,5 @@ async def test_one_flipped_byte_is_refused_by_name(builder, tmp_path):
 
     launch = await builder.prepare(release, whole)
     assert Path(launch.prompts["system"]).read_text().endswith("Be kind.\n")
-    assert (await builder.prepare(release, whole)) is launch
+    assert (await builder.prepare(release, whole)) == launch
     shutil.rmtree(launch.project)

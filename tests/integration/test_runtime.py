@@ -11,9 +11,11 @@ from functools import partial
 import pytest
 from zygote_harness import SOURCE, is_alive, wait_until
 
+from penstock.actions.signing import SigningActions
 from penstock.domain.releases import FileEntry, Isolation, Limits, Manifest, Policy
 from penstock.domain.tasks import TERMINAL
 from penstock.drivers.builders import Launch
+from penstock.drivers.signing.files import FileKeys
 from penstock.runtime.workers import Worker
 from penstock.store import Store, logs, sessions, steps, tasks
 from rollout_world import AGENT, ENVIRONMENT, release
@@ -80,7 +82,7 @@ class FolderBuilder:
         )  # fmt: skip
         return Launch(
             release=found.digest, manifest=manifest, python=sys.executable,
-            project=str(self._folder), vendor="/nonexistent", inside=SOURCE, prompts={},
+            project=str(self._folder), paths=(), vendor="/nonexistent", inside=SOURCE, prompts={},
         )  # fmt: skip
 
 
@@ -151,6 +153,7 @@ async def world(tmp_path):
     found = World(tmp_path)
     await found.store.open()
     found.digest = (await release(found.store, "one")).digest
+    await SigningActions(found.store, FileKeys(tmp_path / "key.pem")).vouch_for_all()
     yield found
     for worker in found.workers:
         await worker.drain(0.5)

@@ -9,6 +9,7 @@ from typing import Any
 
 from penstock.actions import beginnings
 from penstock.actions.placements import deployed
+from penstock.actions.releases import find
 from penstock.domain.access import Actor
 from penstock.domain.agents import Deployment
 from penstock.domain.errors import Conflict, NotFound
@@ -39,6 +40,8 @@ from penstock.store import (
 )
 
 Start = Callable[[str], Awaitable[None]]
+# Actor, agent, environment, and which release: the digest of the release that is deployed.
+Overlaid = Callable[[Actor, str, str, str], Awaitable[str]]
 
 _MOST = 200
 _STORY = 1000  # entries of a rollout's story
@@ -90,10 +93,19 @@ class RolloutView:
 class RolloutActions:
     """What may be done with deployments and rollouts."""
 
-    def __init__(self, store: Store, start: Start | None = None) -> None:
-        """Act on ``store``; ``start`` has a release's process running when it returns."""
+    def __init__(
+        self, store: Store, start: Start | None = None, overlaid: Overlaid | None = None
+    ) -> None:
+        """Act on ``store``.
+
+        Args:
+            store: where everything is.
+            start: has a release's process running when it returns.
+            overlaid: the release that an environment makes of another.
+        """
         self._store = store
         self._start = start
+        self._overlaid = overlaid
 
     async def deploy(
         self,
@@ -104,11 +116,13 @@ class RolloutActions:
         environment: str = "production",
         strategy: str | None = None,
         plan: Mapping[str, Any] | None = None,
+        overlay: bool = True,
     ) -> Deployed:
         """Give a release traffic: all of it if it is the first, else what the plan says.
 
-        It is started first: one that does not start gets none, and the candidate's first sessions
-        are not slow for a reason that says nothing about it.
+        What the environment adds to every release (``overlay``) makes a release of its own, and
+        that one is deployed. It is started first: one that does not start gets none, and the
+        candidate's first sessions are not slow for a reason that says nothing about it.
 
         Raises:
             BuildFailed, Unavailable: the release does not start.
@@ -118,16 +132,19 @@ class RolloutActions:
         """
         check(actor, "rollout.write")
 
-        async def find(tx: Transaction) -> Release:
+        if overlay and self._overlaid is not None:
+            ref = await self._overlaid(actor, agent, environment, ref)
+
+        async def look(tx: Transaction) -> Release:
             await agents.get(tx, agent)
-            return await releases.find(tx, agent, ref)
+            return await find(tx, agent, ref)
 
         if self._start is not None:
-            await self._start((await self._store.read(find)).digest)
+            await self._start((await self._store.read(look)).digest)
 
         async def work(tx: Transaction) -> Deployed:
             await agents.get(tx, agent)
-            release = await releases.find(tx, agent, ref)
+            release = await find(tx, agent, ref)
             chosen = beginnings.choose(
                 release, environment=environment, strategy=strategy, plan=plan
             )
@@ -199,7 +216,7 @@ class RolloutActions:
         check(actor, "rollout.write")
 
         async def work(tx: Transaction) -> Rollout:
-            target = None if to is None else await releases.find(tx, agent, to)
+            target = None if to is None else await find(tx, agent, to)
             rollout = await _under_way(tx, agent, environment)
             if rollout is not None:
                 decision = machine.request(rollout, Verb.ABORT)

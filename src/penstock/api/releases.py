@@ -7,9 +7,27 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from penstock.api.bodies import MOST_ARCHIVE_BYTES, answer, items, read_bytes
+from penstock.actions.releases import CutResult
+from penstock.api.bodies import (
+    MOST_ARCHIVE_BYTES,
+    Body,
+    accepts,
+    answer,
+    items,
+    read,
+    read_bytes,
+)
 from penstock.api.dependencies import Asked, By
 from penstock.domain.releases import Release
+
+
+class DeriveRelease(Body, frozen=True):
+    """What a derived release differs in."""
+
+    set: list[str]
+    base: str = "live"
+    message: str = ""
+
 
 router = APIRouter(prefix="/api/v1", tags=["releases"])
 
@@ -35,17 +53,21 @@ async def cut_release(
     by: By,
     message: Annotated[str, Query(max_length=2000)] = "",
     ci: bool = False,  # noqa: FBT001, FBT002 - a query parameter
+    strict: bool = False,  # noqa: FBT001, FBT002 - a query parameter
 ) -> Response:
     """Cut a release from a project's tar.gz; an unchanged project is the same release again."""
     archive = await read_bytes(request, most=MOST_ARCHIVE_BYTES)
-    cut = await asked.releases.cut(by, archive, message=message, ci=ci)
-    shaped = {
-        "release": brief(cut.release),
-        "created": cut.created,
-        "lock": cut.lock,
-        "warnings": cut.warnings,
-    }
-    return answer(shaped, 201 if cut.created else 200)
+    return _cut(await asked.releases.cut(by, archive, message=message, ci=ci, strict=strict))
+
+
+@router.post("/agents/{agent}/releases", status_code=201, openapi_extra=accepts(DeriveRelease))
+async def derive_release(agent: str, request: Request, asked: Asked, by: By) -> Response:
+    """Make a release of another, with some parts replaced by versions of the registry."""
+    body = await read(request, DeriveRelease)
+    derived = await asked.releases.derive(
+        by, agent, base=body.base, settings=body.set, message=body.message
+    )
+    return _cut(derived)
 
 
 @router.get("/agents/{agent}/releases")
@@ -68,7 +90,13 @@ async def diff_releases(agent: str, before: str, after: str, asked: Asked, by: B
     return items(await asked.releases.diff(by, agent, before, after))
 
 
-@router.get("/agents/{agent}/components")
-async def list_components(agent: str, asked: Asked, by: By, kind: str | None = None) -> Response:
-    """An agent's component versions."""
-    return items(await asked.releases.components(by, agent, kind=kind))
+def _cut(result: CutResult) -> Response:
+    """What was cut; ``release`` is the only one, or the first of a project with several graphs."""
+    shaped = {
+        "release": brief(result.cuts[0].release),
+        "created": result.cuts[0].created,
+        "releases": [{**brief(cut.release), "created": cut.created} for cut in result.cuts],
+        "lock": result.lock,
+        "warnings": result.warnings,
+    }
+    return answer(shaped, 201 if any(cut.created for cut in result.cuts) else 200)

@@ -11,6 +11,7 @@
     ├── Conflict         it exists already, or has moved on since it was read
     ├── Stale            a late writer: the epoch it holds is no longer the task's
     ├── Exhausted        a limit, budget or queue is full; try later
+    ├── Damaged          stored or received bytes are not what they should be; none was used
     ├── Unavailable      something Penstock needs does not answer
     └── BuildFailed      the agent's code or environment could not be built or imported
 
@@ -92,6 +93,12 @@ class Unavailable(PenstockError):
     """Something Penstock needs does not answer."""
 
     code = "unavailable"
+
+
+class Damaged(PenstockError):
+    """Bytes are not what they were signed as, or not what their digest says; none was used."""
+
+    code = "damaged"
 
 
 class BuildFailed(PenstockError):

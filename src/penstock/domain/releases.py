@@ -1,4 +1,4 @@
-"""Components, releases and what a release pins.
+"""Releases and what they pin.
 
 A release is an immutable set of component versions. Its digest is the sha256 of the canonical
 JSON (RFC 8785) of its manifest, which holds content hashes and pins only: labels, the composite
@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-
-class ComponentKind(StrEnum):
-    """The parts of a release that are versioned alone."""
-
-    PROMPT = "prompt"
-    TOOLS = "tools"
-    MODEL = "model"
-    CODE = "code"
-    POLICY = "policy"
+from penstock.domain.components import ComponentKind
 
 
 class Isolation(StrEnum):
@@ -69,9 +61,21 @@ class Tool:
     name: str
     description: str
     schema: Mapping[str, Any]  # JSON Schema of its arguments
-    module: str
+    module: str  # that implements it, or the name of the source it comes from
     effect: str = "write"  # read | write
     retry: str = "never"  # safe | keyed | never
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolSource:
+    """A server whose tools the release pins: an MCP server, or an OpenAPI document."""
+
+    name: str
+    kind: str  # mcp | openapi
+    location: str  # URL, or a file of the project
+    version: str  # of the server, as it said when the release was cut
+    on_drift: str = "refuse"  # refuse | tolerate: when it offers other tools than those pinned
+    operations: tuple[str, ...] = ()  # of an OpenAPI document; none means all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +96,9 @@ class Policy:
     evaluators: Mapping[str, str] = field(default_factory=dict)  # metric → module:function
     env: Mapping[str, str] = field(default_factory=dict)
     rollout: Mapping[str, Any] = field(default_factory=dict)  # domain.rollouts.plan_from_json
+    secrets: Mapping[str, str] = field(default_factory=dict)  # variable → reference, never a value
+    rollback_window_seconds: float = 7 * 86400.0  # in which what was proven need not be again
+    strict: bool = False  # warnings of a release are errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,18 +118,9 @@ class Manifest:
     state_schema: str  # sha256 of the state's JSON Schema; of nothing for plain callables
     policy: Policy
     components: Mapping[ComponentKind, str]  # digest of each
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Component:
-    """One version of one part."""
-
-    agent: str
-    kind: ComponentKind
-    digest: str
-    number: int  # in order of first publication
-    label: str
-    content: str  # canonical JSON
+    paths: tuple[str, ...] = ()  # directories of the project that modules are imported from, too
+    state_types: tuple[str, ...] = ()  # module:name of the classes a checkpoint may hold
+    sources: tuple[ToolSource, ...] = ()  # where tools come from that are not in the code
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

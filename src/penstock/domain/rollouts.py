@@ -99,6 +99,14 @@ class OnInconclusive(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """A release that was stable, until when."""
+
+    release: str  # digest
+    until_us: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Guard:
     """A metric that must not get worse."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from typing import Any, Protocol
 
@@ -69,9 +70,20 @@ def resolve(entrypoint: str) -> Any:
     return target
 
 
+def _dotted(path: str) -> str:
+    """The name under which the project's own code imports a file: from the nearest directory."""
+    full = os.path.abspath(path)  # noqa: PTH100 - pathlib costs 5 ms of import
+    roots = [
+        os.path.join(os.path.abspath(entry), "")  # noqa: PTH100, PTH118 - see above
+        for entry in sys.path
+    ]
+    root = max((root for root in roots if full.startswith(root)), key=len, default="")
+    return full.removeprefix(root).removesuffix(".py").replace(os.sep, ".")
+
+
 def _from_file(path: str) -> Any:
     """The module in a file of the project, under its dotted name when it has one."""
-    dotted = path.removeprefix("./").removesuffix(".py").replace("/", ".")
+    dotted = _dotted(path)
     if all(part.isidentifier() for part in dotted.split(".")):
         return importlib.import_module(dotted)
     spec = importlib.util.spec_from_file_location("penstock_entrypoint", path)

@@ -68,19 +68,59 @@ def _entrypoint(name: str) -> dict[str, Any]:
 
     runner = entrypoints.load(name)
     if not isinstance(runner, GraphRunner):
-        return {"kind": "callable", "graph": {}, "state": None}
+        return {"kind": "callable", "graph": {}, "state": None, "state_types": []}
     graph: Any = runner._graph  # noqa: SLF001 - of this very package
     drawn = graph.get_graph()
     edges = sorted([edge.source, edge.target, bool(edge.conditional)] for edge in drawn.edges)
-    state = {
-        part: _fields(getattr(graph.builder, f"{part}_schema", None))
+    schemas = {
+        part: getattr(graph.builder, f"{part}_schema", None)
         for part in ("state", "input", "output", "context")
     }
+    state = {part: _fields(schema) for part, schema in schemas.items()}
+    for part in ("state", "input", "output"):
+        _importable(schemas[part], set())
     return {
         "kind": "langgraph",
         "graph": {"nodes": sorted(drawn.nodes), "edges": edges},
         "state": state,
+        "state_types": runner.state_types,
     }
+
+
+class StateTypeError(TypeError):
+    """A type of the graph's state cannot be found, so no checkpoint of it could be read."""
+
+
+def _importable(schema: Any, seen: set[int]) -> None:
+    """Check that every class a state is made of can be found again by its name.
+
+    Raises:
+        StateTypeError: one cannot; names it.
+    """
+    if schema is None or id(schema) in seen:
+        return
+    seen.add(id(schema))
+    for argument in typing.get_args(schema):
+        _importable(argument, seen)
+    if not isinstance(schema, type) or not _is_record(schema):
+        return
+    name = f"{schema.__module__}.{schema.__qualname__}"
+    if "<locals>" in schema.__qualname__:
+        raise StateTypeError(f"{name} is made inside a function: a checkpoint cannot name it")
+    try:
+        hints = typing.get_type_hints(schema, include_extras=True)
+    except NameError as error:
+        raise StateTypeError(f"{name} has a field whose type cannot be found: {error}") from None
+    except Exception:  # noqa: BLE001 - a library's own class: LangGraph knows its fields
+        return
+    for hint in hints.values():
+        _importable(hint, seen)
+
+
+def _is_record(schema: type) -> bool:
+    """Whether a class is one of the state's own making, with fields."""
+    own = schema.__module__.partition(".")[0] not in ("builtins", "typing", "collections")
+    return own and bool(getattr(schema, "__annotations__", None))
 
 
 def _fields(schema: Any) -> dict[str, str] | None:

@@ -17,11 +17,28 @@ _READS = frozenset(
         "task.read",
     }
 )
-_OPERATES = _READS | {"release.cut", "rollout.write", "session.write", "task.create"}
+_OPERATES = _READS | {
+    "component.write",
+    "environment.write",
+    "release.cut",
+    "rollout.write",
+    "session.write",
+    "task.create",
+}
 _ALLOWED = {
     Role.VIEWER: _READS,
     Role.OPERATOR: _OPERATES,
-    Role.ADMIN: _OPERATES | {"key.read", "key.write"},
+    Role.ADMIN: _OPERATES
+    | {
+        "backup.read",
+        "garbage.collect",
+        "key.read",
+        "key.write",
+        "label.protect",
+        "label.protected",
+        "release.import",
+        "signing.write",
+    },
 }
 
 

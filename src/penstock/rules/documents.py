@@ -170,3 +170,20 @@ def name(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def under(document: Document, key: str) -> dict[str, Any]:
+    """The mapping below a key; empty when it is absent."""
+    nothing: dict[str, Any] = {}
+    return document.read((key,), mapping, nothing)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A value that must be a mapping.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of names to values")  # noqa: TRY004 - all readers do
+    return value

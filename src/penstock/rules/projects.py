@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.domain.errors import Invalid
-from penstock.domain.releases import Isolation, Limits, ModelPin, Policy, Price
+from penstock.domain.errors import Invalid, ProjectInvalid
+from penstock.domain.releases import Isolation, Limits, ModelPin, Policy, ToolSource
 from penstock.domain.rollouts import plan_from_json
-from penstock.rules.documents import Document, Path, name
-from penstock.rules.quantities import nanos, seconds, share, size_bytes
+from penstock.rules.documents import Document, name, under
+from penstock.rules.project_models import read_models, undated
+from penstock.rules.project_tools import read_modules, read_sources
+from penstock.rules.quantities import nanos, positive, seconds, share, size_bytes
 
 FILE = "penstock.yaml"
 
 _KEYS = (
     "agent", "entrypoint", "prompts", "tools", "models", "limits", "isolation", "evaluate",
-    "rollout", "env", "dependencies",
+    "rollout", "env", "secrets", "dependencies", "strict",
 )  # fmt: skip
 _AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ENTRYPOINT = re.compile(rf"{_MODULE.pattern}:[A-Za-z_]\w*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_DATED = re.compile(r"(\d{4}-?\d{2}-?\d{2}|-\d{4}|@|:)")
-_UNDATED_PROVIDERS = {"simulated", "local"}
+_SECRET = re.compile(r"(env|file):\S+")
 _OURS = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "PENSTOCK_GATEWAY", "PATH", "HOME", "LANG")
-_FILES = ("requirements.txt", "pyproject.toml")
+_FILES = ("requirements.txt", "pyproject.toml", "uv.lock")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +39,16 @@ class Project:
     entrypoint: str  # module:attribute
     prompts: str = "prompts"  # directory of *.prompt files
     tools: tuple[str, ...] = ()  # modules that implement tools
+    sources: tuple[ToolSource, ...] = ()  # servers that have tools; their versions are not known
     models: Mapping[str, tuple[ModelPin, ...]] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
-    dependencies: str | None = None  # file; None: whichever of the usual ones is there
+    dependencies: tuple[str, ...] | None = None  # files and requirements; None: the usual file
+    paths: tuple[str, ...] = ()  # directories that modules are imported from, beside the project's
     warnings: tuple[str, ...] = ()
 
 
-def parse(text: str, *, file: str = FILE) -> Project:
-    """The project that a ``penstock.yaml`` describes.
+def parse(text: str, *, file: str = FILE, strict: bool = False) -> Project:
+    """The project that a ``penstock.yaml`` describes; ``strict`` makes warnings errors.
 
     Raises:
         ProjectInvalid: something in it is wrong; every wrong line is named.
@@ -54,12 +58,44 @@ def parse(text: str, *, file: str = FILE) -> Project:
     for key in ("agent", "entrypoint"):
         if key not in document.data:
             document.refuse((), f"{key} is missing", _EXAMPLES[key])
-    models = _models(document)
-    project = Project(
+    project = _project(document)
+    document.check()
+    if project.warnings and (strict or project.policy.strict):
+        raise ProjectInvalid(
+            "strict: " + "\n".join(project.warnings), file=file, hint="Mend it, or drop strict."
+        )
+    return project
+
+
+def fragment(given: Mapping[str, Any], *, source: str) -> Project:
+    """A few keys of ``penstock.yaml`` read alone; those that are absent are as shipped.
+
+    Args:
+        given: the keys.
+        source: where they come from, for errors.
+
+    Raises:
+        Invalid: something in them is wrong.
+    """
+    try:
+        document = Document(json.dumps(given), file=source)
+        document.known((), document.data, _KEYS)
+        project = _project(document)
+        document.check()
+    except ProjectInvalid as error:
+        text = str(error).removeprefix(f"{source}:1: ").removeprefix(f"{source}: ")
+        raise Invalid(f"{source}: {text}", hint=error.hint) from None
+    return project
+
+
+def _project(document: Document) -> Project:
+    models = read_models(document)
+    return Project(
         agent=document.read(("agent",), _agent, "", _EXAMPLES["agent"]),
         entrypoint=document.read(("entrypoint",), _entrypoint, "", _EXAMPLES["entrypoint"]),
         prompts=document.read(("prompts",), _folder, "prompts"),
-        tools=document.read(("tools",), _modules, (), "A list of modules: [support.tools]"),
+        tools=read_modules(document),
+        sources=read_sources(document),
         models=models,
         policy=Policy(
             limits=_limits(document),
@@ -68,13 +104,16 @@ def parse(text: str, *, file: str = FILE) -> Project:
             ),
             evaluators=_evaluators(document),
             env=_env(document),
+            secrets=_secrets(document),
             rollout=_rollout(document),
+            rollback_window_seconds=document.read(
+                ("rollout", "rollback_window"), seconds, 7 * 86400.0, "rollback_window: 7d"
+            ),
+            strict=document.read(("strict",), _flag, default=False),
         ),
         dependencies=document.read(("dependencies",), _dependencies, None),
-        warnings=tuple(_undated(document, models)),
+        warnings=tuple(undated(document, models)),
     )
-    document.check()
-    return project
 
 
 _EXAMPLES = {
@@ -104,30 +143,44 @@ def _folder(value: Any) -> str:
     return "/".join(part for part in parts if part != ".")
 
 
-def _modules(value: Any) -> tuple[str, ...]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list):
-        raise ValueError("must be a list of modules")  # noqa: TRY004 - see above
-    for item in items:
-        if not isinstance(item, str) or not _MODULE.fullmatch(item):
-            raise ValueError(f"{item!r} is no module such as support.tools")
-    return tuple(dict.fromkeys(items))
-
-
 def _isolation(value: Any) -> Isolation:
     if value not in set(Isolation):
         raise ValueError(f"{value!r} is neither process nor shared")
     return Isolation(value)
 
 
-def _dependencies(value: Any) -> str:
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")  # noqa: TRY004 - all are
+    return value
+
+
+def _dependencies(value: Any) -> tuple[str, ...]:
     if value not in _FILES:
         raise ValueError(f"{value!r} is none of {', '.join(_FILES)}")
-    return str(value)
+    return (str(value),)
+
+
+def _secrets(document: Document) -> dict[str, str]:
+    """Variables whose values are looked up when an attempt starts, and kept nowhere."""
+    found = {}
+    for key, value in under(document, "secrets").items():
+        path = ("secrets", key)
+        if not _VARIABLE.fullmatch(key) or key in _OURS:
+            document.refuse(path, f"{key!r} is no name of a variable of yours")
+        elif not isinstance(value, str) or not _SECRET.fullmatch(value):
+            document.refuse(
+                path,
+                f"{name(path)} is no reference to a secret",
+                "Write env:NAME (a variable of the server) or file:/path, never the value.",
+            )
+        else:
+            found[key] = value
+    return found
 
 
 def _evaluators(document: Document) -> dict[str, str]:
-    given = _under(document, "evaluate")
+    given = under(document, "evaluate")
     document.known(("evaluate",), given, ("completion",))
     hint = "evaluate: {completion: package.module:function}"
     return {
@@ -139,7 +192,7 @@ def _evaluators(document: Document) -> dict[str, str]:
 
 def _env(document: Document) -> dict[str, str]:
     found = {}
-    for key, value in _under(document, "env").items():
+    for key, value in under(document, "env").items():
         path = ("env", key)
         if not _VARIABLE.fullmatch(key):
             document.refuse(path, f"{key!r} is no name of an environment variable")
@@ -154,36 +207,26 @@ def _env(document: Document) -> dict[str, str]:
 
 def _limits(document: Document) -> Limits:
     shipped = Limits()
-    given = _under(document, "limits")
+    given = under(document, "limits")
     document.known(("limits",), given, ("time", "cpu", "memory", "cost", "attempts", "output"))
     return Limits(
         time_seconds=document.read(
-            ("limits", "time"), _positive(seconds), shipped.time_seconds, "time: 5m"
+            ("limits", "time"), positive(seconds), shipped.time_seconds, "time: 5m"
         ),
         cpu_seconds=document.read(
-            ("limits", "cpu"), _positive(seconds), shipped.cpu_seconds, "cpu: 60s of CPU time"
+            ("limits", "cpu"), positive(seconds), shipped.cpu_seconds, "cpu: 60s of CPU time"
         ),
         memory_bytes=document.read(
-            ("limits", "memory"), _positive(size_bytes), shipped.memory_bytes, "memory: 1GiB"
+            ("limits", "memory"), positive(size_bytes), shipped.memory_bytes, "memory: 1GiB"
         ),
         cost_nanos=document.read(
-            ("limits", "cost"), _positive(nanos), shipped.cost_nanos, "cost: $0.50"
+            ("limits", "cost"), positive(nanos), shipped.cost_nanos, "cost: $0.50"
         ),
         attempts=document.read(("limits", "attempts"), _attempts, shipped.attempts, "attempts: 3"),
         output_bytes=document.read(
-            ("limits", "output"), _positive(size_bytes), shipped.output_bytes, "output: 8MiB"
+            ("limits", "output"), positive(size_bytes), shipped.output_bytes, "output: 8MiB"
         ),
     )
-
-
-def _positive(parse: Any) -> Any:
-    def checked(value: Any) -> Any:
-        number = parse(value)
-        if number <= 0:
-            raise ValueError(f"{value!r} is not more than nothing")
-        return number
-
-    return checked
 
 
 def _attempts(value: Any) -> int:
@@ -192,89 +235,17 @@ def _attempts(value: Any) -> int:
     return value
 
 
-# ---------------------------------------------------------------- models
-
-
-def _models(document: Document) -> dict[str, tuple[ModelPin, ...]]:
-    found = {}
-    for alias, value in _under(document, "models").items():
-        path: Path = ("models", alias)
-        links = value if isinstance(value, list) else [value]
-        if not links:
-            document.refuse(path, f"{name(path)} has no model", _LINK)
-        chain = []
-        for index, link in enumerate(links):
-            at = (*path, index) if isinstance(value, list) else path
-            pin = _link(document, at, link)
-            if pin is not None:
-                chain.append(pin)
-        found[alias] = tuple(chain)
-    return found
-
-
-_LINK = "models: {main: [openai/gpt-4o-2024-08-06, simulated/small]}"
-_LINK_KEYS = ("model", "parameters", "timeout", "first_token", "price")
-
-
-def _link(document: Document, path: Path, link: Any) -> ModelPin | None:
-    given: Mapping[str, Any] = {"model": link} if isinstance(link, str) else link
-    if not isinstance(given, dict):
-        document.refuse(path, f"{name(path)} is no model", _LINK)
-        return None
-    if isinstance(link, dict):
-        document.known(path, given, _LINK_KEYS)
-    provider, _, model = str(given.get("model", "")).partition("/")
-    if not provider or not model:
-        document.refuse(path, f"{name(path)}: a model is written provider/model", _LINK)
-        return None
-    shipped = ModelPin(provider=provider, model=model)
-    return ModelPin(
-        provider=provider,
-        model=model,
-        parameters=document.read((*path, "parameters"), _mapping, _NOTHING),
-        timeout_seconds=document.read(
-            (*path, "timeout"), _positive(seconds), shipped.timeout_seconds
-        ),
-        first_token_seconds=document.read(
-            (*path, "first_token"), _positive(seconds), shipped.first_token_seconds
-        ),
-        price=document.read(
-            (*path, "price"), _price, None, "price: {input: $2.50, output: $10}  # a million tokens"
-        ),
-    )
-
-
-def _price(value: Any) -> Price:
-    if not isinstance(value, dict) or value.keys() != {"input", "output"}:
-        raise ValueError("a price has input and output, in dollars for a million tokens")
-    return Price(
-        input_nanos=nanos(value["input"]) // 1_000_000,
-        output_nanos=nanos(value["output"]) // 1_000_000,
-    )
-
-
-def _undated(document: Document, models: Mapping[str, tuple[ModelPin, ...]]) -> list[str]:
-    """A model's name without a date is whatever the provider makes of it tomorrow."""
-    return [
-        f"{document.file}:{document.line(('models', alias, index))}: {pin.provider}/{pin.model} is"
-        " not dated: the provider may change what it stands for. Pin a dated id."
-        for alias, chain in models.items()
-        for index, pin in enumerate(chain)
-        if pin.provider not in _UNDATED_PROVIDERS and not _DATED.search(pin.model)
-    ]
-
-
 # ---------------------------------------------------------------- rollout
 
 _DURATIONS = ("horizon", "quiet", "max_duration")
 _ROLLOUT_KEYS = (
     "strategy", "steps", "approve", "guards", "goal", "risk", "unit", "on_inconclusive",
-    *_DURATIONS,
+    "rollback_window", *_DURATIONS,
 )  # fmt: skip
 
 
 def _rollout(document: Document) -> dict[str, Any]:
-    given = _under(document, "rollout")
+    given = under(document, "rollout")
     document.known(("rollout",), given, _ROLLOUT_KEYS)
     plan: dict[str, Any] = {
         key: given[key]
@@ -329,15 +300,3 @@ def _list(value: Any) -> list[Any]:
 
 _NO_SHARES: list[float] = []
 _NO_STEPS: list[dict[str, Any]] = []
-_NOTHING: dict[str, Any] = {}
-
-
-def _under(document: Document, key: str) -> dict[str, Any]:
-    """The mapping below a key; empty when it is absent."""
-    return document.read((key,), _mapping, _NOTHING)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("must be a mapping of names to values")  # noqa: TRY004 - see above
-    return value

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _SECONDS["d"] = Decimal(86400)
@@ -68,3 +71,15 @@ def _scaled(value: Any, units: dict[str, Any], example: str) -> Decimal:
     if match is None or isinstance(value, bool) or match[2] not in units:
         raise ValueError(f"{value!r} is not {example}")
     return Decimal(match[1]) * Decimal(units[match[2]])
+
+
+def positive(parse: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A reader that refuses what is not more than nothing."""
+
+    def checked(value: Any) -> T:
+        number = parse(value)
+        if number <= 0:  # type: ignore[operator]
+            raise ValueError(f"{value!r} is not more than nothing")
+        return number
+
+    return checked

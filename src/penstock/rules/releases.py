@@ -6,27 +6,26 @@ no digest.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import rfc8785
 
-from penstock.domain.releases import (
-    Component,
-    ComponentKind,
-    FileEntry,
-    Manifest,
-    ModelPin,
-    Policy,
-    Tool,
-)
+from penstock.domain.components import ComponentKind
+from penstock.domain.errors import Damaged
+from penstock.domain.releases import FileEntry, Manifest, ModelPin, Policy, Tool, ToolSource
 
 _SHORT = 7
+_decode = msgspec.json.Decoder(Manifest).decode
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
+_COUNTED = re.compile(r"v(\d+)\.(\d+)")
+_VERSION = re.compile(r"v\d+(\.\d+){0,3}([-.]?[a-z0-9]+)?")
 _NAMED = (ComponentKind.PROMPT, ComponentKind.TOOLS, ComponentKind.MODEL, ComponentKind.CODE)
 
 
@@ -61,15 +60,19 @@ class Parts:
     graph: Mapping[str, Any]
     state_schema: str
     policy: Policy
+    paths: tuple[str, ...] = ()
+    state_types: tuple[str, ...] = ()
+    sources: tuple[ToolSource, ...] = ()
 
 
 def contents(parts: Parts) -> dict[ComponentKind, Any]:
-    """Each component's own content; no byte of the release is in two of them."""
+    """Each component's own content: no byte of the release is in two, none is in no one."""
     return {
         ComponentKind.PROMPT: _digests(parts.prompts),
         ComponentKind.TOOLS: {
             "files": _digests(parts.tool_files),
-            "tools": [msgspec.to_builtins(tool) for tool in parts.tools],
+            "tools": [msgspec.to_builtins(tool) for tool in _by_name(parts.tools)],
+            "sources": [msgspec.to_builtins(source) for source in parts.sources],
         },
         ComponentKind.MODEL: {
             alias: [msgspec.to_builtins(pin) for pin in chain]
@@ -80,11 +83,51 @@ def contents(parts: Parts) -> dict[ComponentKind, Any]:
             "python": parts.python,
             "files": _digests(parts.code),
             "executable": sorted(entry.path for entry in parts.code if entry.executable),
+            "paths": list(parts.paths),
             "lock": parts.lock.digest,
             "graph": parts.graph,
             "state_schema": parts.state_schema,
+            "state_types": list(parts.state_types),
         },
         ComponentKind.POLICY: msgspec.to_builtins(parts.policy),
+    }
+
+
+def with_contents(parts: Parts, given: Mapping[ComponentKind, Any]) -> Parts:
+    """The same parts with whole components replaced by contents of :func:`contents`."""
+    changes: dict[str, Any] = {}
+    for kind, content in given.items():
+        match kind:
+            case ComponentKind.PROMPT:
+                changes["prompts"] = _entries(content)
+            case ComponentKind.TOOLS:
+                changes["tool_files"] = _entries(content["files"])
+                changes["tools"] = msgspec.convert(content["tools"], tuple[Tool, ...])
+                sources = content.get("sources", ())
+                changes["sources"] = msgspec.convert(sources, tuple[ToolSource, ...])
+            case ComponentKind.MODEL:
+                changes["models"] = msgspec.convert(content, dict[str, tuple[ModelPin, ...]])
+            case ComponentKind.CODE:
+                changes |= _code(parts, content)
+            case ComponentKind.POLICY:
+                changes["policy"] = msgspec.convert(content, Policy)
+    return replace(parts, **changes)
+
+
+def _code(parts: Parts, content: Mapping[str, Any]) -> dict[str, Any]:
+    executable = set(content["executable"])
+    return {
+        "entrypoint": content["entrypoint"],
+        "python": content["python"],
+        "code": tuple(
+            FileEntry(path=path, digest=digest, executable=path in executable)
+            for path, digest in sorted(content["files"].items())
+        ),
+        "paths": tuple(content.get("paths", ())),
+        "lock": replace(parts.lock, digest=content["lock"]),
+        "graph": content["graph"],
+        "state_schema": content["state_schema"],
+        "state_types": tuple(content.get("state_types", ())),
     }
 
 
@@ -97,14 +140,49 @@ def manifest(parts: Parts) -> Manifest:
         code=_sorted(parts.code),
         prompts=_sorted(parts.prompts),
         tool_files=_sorted(parts.tool_files),
-        tools=tuple(sorted(parts.tools, key=lambda tool: (tool.module, tool.name))),
+        tools=_by_name(parts.tools),
         models=parts.models,
         lock=parts.lock,
         graph=parts.graph,
         state_schema=parts.state_schema,
         policy=parts.policy,
         components={kind: digest_json(value) for kind, value in contents(parts).items()},
+        paths=parts.paths,
+        state_types=parts.state_types,
+        sources=parts.sources,
     )
+
+
+def parts_of(release: Manifest) -> Parts:
+    """What a release is made of."""
+    return Parts(
+        **{field.name: getattr(release, field.name) for field in dataclasses.fields(Parts)}
+    )
+
+
+def files(release: Manifest) -> dict[str, FileEntry]:
+    """Every file of a release, by the digest of its content."""
+    entries = (*release.code, *release.prompts, *release.tool_files, release.lock)
+    return {entry.digest: entry for entry in entries}
+
+
+def verified(raw: bytes, digest: str) -> Manifest:
+    """A stored manifest, once it is proven to be the one of this digest.
+
+    Raises:
+        Damaged: it is not.
+    """
+    try:
+        pinned = _decode(raw)
+        found = digest_bytes(rfc8785.dumps(json.loads(raw)))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Damaged(f"the manifest of release {digest} cannot be read: {error}") from None
+    if found != digest:
+        raise Damaged(
+            f"the manifest of release {digest} is not what its digest says: it is {found}",
+            hint="The stored artifact is damaged: import it again, or restore a backup.",
+        )
+    return pinned
 
 
 def release_digest(release: Manifest) -> str:
@@ -112,25 +190,52 @@ def release_digest(release: Manifest) -> str:
     return digest_json(release)
 
 
-def label(kind: ComponentKind, *, digest: str, number: int, hint: str | None) -> str:
-    """What people call a component version.
+def label(
+    kind: ComponentKind, *, digest: str, hint: str | None, latest: str | None, taken: Container[str]
+) -> str:
+    """What people call a new component version.
 
     Args:
         kind: of the component.
         digest: its digest.
-        number: 1, 2, 3 … in order of first publication.
         hint: the author's own version, or a model's id.
+        latest: the label of the version before it; its minor number is raised.
+        taken: labels that other versions have.
     """
     if kind is ComponentKind.CODE or kind is ComponentKind.POLICY:
-        return digest[:_SHORT]
-    if hint:
-        return _DATE.sub(r"\1\2\3", hint)
-    return f"v1.{number - 1}"
+        length = _SHORT
+        while digest[:length] in taken:
+            length += 1
+        return digest[:length]
+    if hint is None:
+        counted = _COUNTED.fullmatch(latest or "")
+        major, minor = (int(counted[1]), int(counted[2])) if counted else (1, -1)
+        while (chosen := f"v{major}.{minor + 1}") in taken:
+            minor += 1
+        return chosen
+    wanted = _DATE.sub(r"\1\2\3", hint)
+    chosen, number = wanted, 1
+    while chosen in taken:
+        number += 1
+        chosen = f"{wanted}.{number}"
+    return chosen
 
 
-def composite(components: Sequence[Component]) -> str:
+def author_label(version: object) -> str:
+    """The label that an author's ``version:`` asks for: ``v3.2`` of ``3.2``.
+
+    Raises:
+        ValueError: it is no version.
+    """
+    text = str(version).strip()
+    wanted = text if text.startswith("v") else f"v{text}"
+    if isinstance(version, bool | dict | list) or not _VERSION.fullmatch(wanted):
+        raise ValueError(f"{text!r} is no version such as 3.2")
+    return wanted
+
+
+def composite(labels: Mapping[ComponentKind, str]) -> str:
     """A release's name for people: ``prompt-v1.2+tools-v1.0+model-…+code-1f3a9c2``."""
-    labels = {component.kind: component.label for component in components}
     return "+".join(f"{kind.value}-{labels[kind]}" for kind in _NAMED)
 
 
@@ -173,6 +278,8 @@ def _flat(release: Manifest) -> dict[tuple[str, str], Any]:
             flat[kind.value, entry.path] = entry.digest
     for tool in release.tools:
         flat[ComponentKind.TOOLS.value, f"tool {tool.name}"] = msgspec.to_builtins(tool)
+    for source in release.sources:
+        flat[ComponentKind.TOOLS.value, f"source {source.name}"] = msgspec.to_builtins(source)
     for alias, chain in release.models.items():
         flat[ComponentKind.MODEL.value, alias] = msgspec.to_builtins(chain)
     code = {
@@ -180,6 +287,8 @@ def _flat(release: Manifest) -> dict[tuple[str, str], Any]:
         "python": release.python,
         "graph": dict(release.graph),
         "state schema": release.state_schema,
+        "paths": list(release.paths),
+        "state types": list(release.state_types),
     }
     for name, value in code.items():
         flat[ComponentKind.CODE.value, name] = value
@@ -191,6 +300,14 @@ def _flat(release: Manifest) -> dict[tuple[str, str], Any]:
         else:
             flat[ComponentKind.POLICY.value, name] = value
     return flat
+
+
+def _entries(files: Mapping[str, str]) -> tuple[FileEntry, ...]:
+    return tuple(FileEntry(path=path, digest=digest) for path, digest in sorted(files.items()))
+
+
+def _by_name(tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    return tuple(sorted(tools, key=lambda tool: (tool.module, tool.name)))
 
 
 def _digests(entries: Sequence[FileEntry]) -> dict[str, str]:

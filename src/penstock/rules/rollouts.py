@@ -314,7 +314,7 @@ def _ramp(rollout: Rollout, facts: Facts, verdicts: Verdicts, now_us: int) -> De
             weight=weight,
             step=after,
         )
-    if rollout.phase is not Phase.RAMPING:
+    if rollout.phase is Phase.HOLDING:
         was = f" ({rollout.hold})" if rollout.hold else ""
         return _move(
             rollout, Phase.RAMPING, f"The reason to hold is gone{was}.", {"cause": "hold_over"}

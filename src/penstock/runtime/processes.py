@@ -325,9 +325,9 @@ def _spawn(
         "vendor": launch.vendor,
         "prompts": dict(launch.prompts),
     }
-    start = _START.format(paths=[launch.inside, launch.project])
+    start = _START.format(paths=[launch.inside, launch.project, *launch.paths])
     return subprocess.Popen(  # noqa: S603 - the interpreter of the release's own environment
-        [launch.python, "-I", "-c", start, str(control.fileno()), json.dumps(config)],
+        [launch.python, "-I", "-B", "-c", start, str(control.fileno()), json.dumps(config)],
         pass_fds=[control.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=output,

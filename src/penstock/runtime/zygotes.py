@@ -12,8 +12,9 @@ from pathlib import Path
 from penstock.domain.errors import Unavailable
 from penstock.domain.releases import Limits, Manifest
 from penstock.drivers.builders import Builder, Launch
+from penstock.runtime import artifacts
 from penstock.runtime.processes import Child, Zygote
-from penstock.store import Store, Transaction, blobs, releases
+from penstock.store import Store, Transaction, blobs
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class _Pool:
     """One release's processes."""
 
     launch: Launch
+    started: bool = False
     zygote: Zygote | None = None  # the one that forks
     spares: list[Zygote] = field(default_factory=list)
     serving: set[Zygote] = field(default_factory=set)
@@ -153,17 +155,13 @@ class Zygotes:
         return await asyncio.shield(task)
 
     async def _prepare(self, release: str) -> Launch:
-        async def load(tx: Transaction) -> object:
-            return await releases.get(tx, release)
-
         async def fetch(digest: str) -> bytes:
             async def work(tx: Transaction) -> bytes:
                 return await blobs.get(tx, digest)
 
             return await self._store.read(work)
 
-        found = await self._store.read(load)
-        return await self._builder.prepare(found, fetch)  # type: ignore[arg-type]
+        return await self._builder.prepare(await artifacts.load(self._store, release), fetch)
 
     async def _ready(self, pool: _Pool) -> Zygote:
         """A zygote that takes the next attempt."""
@@ -191,6 +189,10 @@ class Zygotes:
             return zygote
 
     async def _start(self, pool: _Pool) -> Zygote:
+        if pool.started:
+            # What was put on disk may have been changed since the last process read it.
+            pool.launch = await self._launch(pool.launch.release)
+        pool.started = True
         return await Zygote.start(
             pool.launch,
             gateway_url=self._gateway_url,

@@ -1,17 +1,18 @@
-"""Releases and the components they are made of."""
+"""Releases: immutable sets of component versions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from penstock.domain.components import WHOLE, Component, ComponentKind, NewComponent
 from penstock.domain.errors import Invalid, NotFound
-from penstock.domain.releases import Component, ComponentKind, Manifest, Release
-from penstock.rules.releases import composite, label, release_digest
-from penstock.store import agents, blobs
+from penstock.domain.releases import Manifest, Release
+from penstock.rules.releases import composite, files, release_digest
+from penstock.store import agents, blobs, components
 from penstock.store.transaction import Row, Transaction
 
 _encode = msgspec.json.Encoder().encode
@@ -21,13 +22,12 @@ _LEAST_PREFIX = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NewComponent:
-    """A component version that may not be published yet."""
+class Member:
+    """A component version as a release refers to it."""
 
     kind: ComponentKind
+    name: str
     digest: str
-    content: str
-    label_hint: str | None
 
 
 async def add(
@@ -50,7 +50,7 @@ async def add(
         return _record(row), False
     await agents.ensure(tx, pinned.agent)
     await blobs.put(tx, contents)
-    published = [await _publish(tx, pinned.agent, part) for part in parts]
+    published = await _publish(tx, pinned.agent, parts, message=message, created_by=created_by)
     number = await tx.fetch_one("releases.next_number", agent=pinned.agent)
     assert number is not None
     row = await tx.fetch_one(
@@ -58,14 +58,22 @@ async def add(
         digest=digest,
         agent=pinned.agent,
         number=number["number"],
-        composite=composite(published),
+        composite=composite(components.whole(published)),
         manifest=_encode(pinned).decode(),
         message=message,
         created_by=created_by,
     )
     assert row is not None
-    for blob in sorted(contents):
+    for blob in sorted({*contents, *files(pinned)}):
         await tx.execute("releases.add_blob", release_digest=digest, blob_digest=blob)
+    for component in published:
+        await tx.execute(
+            "releases.add_component",
+            release_digest=digest,
+            kind=component.kind.value,
+            name=component.name,
+            digest=component.digest,
+        )
     return _record(row), True
 
 
@@ -105,10 +113,55 @@ async def listing(tx: Transaction, agent: str, *, limit: int = 50) -> list[Relea
     ]
 
 
-async def components(tx: Transaction, agent: str, kind: str | None = None) -> list[Component]:
-    """An agent's component versions, of one kind or of all."""
-    rows = await tx.fetch_all("releases.components", agent=agent, kind=kind)
-    return [_component(row) for row in rows]
+async def raw(tx: Transaction, digest: str) -> bytes:
+    """A release's manifest as it was stored, whose digest is to be checked before it is used.
+
+    Raises:
+        NotFound: there is no such release.
+    """
+    row = await tx.fetch_one("releases.raw", digest=digest)
+    if row is None:
+        raise NotFound(f"there is no release {digest}")
+    text: str = row["manifest"]
+    return text.encode()
+
+
+async def made_of(tx: Transaction, digest: str) -> list[Member]:
+    """The component versions that a release is made of."""
+    return [
+        Member(kind=ComponentKind(row["kind"]), name=row["name"], digest=row["digest"])
+        for row in await tx.fetch_all("releases.made_of", digest=digest)
+    ]
+
+
+async def blob_digests(tx: Transaction, digest: str) -> list[str]:
+    """The contents that a release needs."""
+    rows = await tx.fetch_all("releases.blob_digests", digest=digest)
+    return [row["blob_digest"] for row in rows]
+
+
+async def _publish(
+    tx: Transaction,
+    agent: str,
+    parts: Sequence[NewComponent],
+    *,
+    message: str,
+    created_by: str,
+) -> list[Component]:
+    """Publish the parts in order; all prompts together are called as the only one is."""
+    published: list[Component] = []
+    for part in parts:
+        prompts = [p for p in published if p.kind is ComponentKind.PROMPT and p.name != WHOLE]
+        alone = part.kind is ComponentKind.PROMPT and part.name == WHOLE and len(prompts) == 1
+        known, _ = await components.publish(
+            tx,
+            agent,
+            replace(part, hint=prompts[0].label) if alone else part,
+            message=message,
+            created_by=created_by,
+        )
+        published.append(known)
+    return published
 
 
 async def _look_up(tx: Transaction, agent: str, ref: str) -> Row | None:
@@ -124,38 +177,6 @@ async def _look_up(tx: Transaction, agent: str, ref: str) -> Row | None:
             raise Invalid(f"several releases of {agent} begin with {digest}", hint="Write more.")
         return rows[0] if rows else None
     return await tx.fetch_one("releases.by_composite", agent=agent, composite=ref)
-
-
-async def _publish(tx: Transaction, agent: str, part: NewComponent) -> Component:
-    known = await tx.fetch_one(
-        "releases.component", agent=agent, kind=part.kind.value, digest=part.digest
-    )
-    if known is not None:
-        return _component(known)
-    found = await tx.fetch_one("releases.next_component", agent=agent, kind=part.kind.value)
-    assert found is not None
-    row = await tx.fetch_one(
-        "releases.add_component",
-        agent=agent,
-        kind=part.kind.value,
-        digest=part.digest,
-        number=found["number"],
-        label=label(part.kind, digest=part.digest, number=found["number"], hint=part.label_hint),
-        content=part.content,
-    )
-    assert row is not None
-    return _component(row)
-
-
-def _component(row: Row) -> Component:
-    return Component(
-        agent=row["agent"],
-        kind=ComponentKind(row["kind"]),
-        digest=row["digest"],
-        number=row["number"],
-        label=row["label"],
-        content=row["content"],
-    )
 
 
 def _record(row: Mapping[str, Any]) -> Release:

@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.domain.errors import Conflict, NotFound
 from penstock.domain.rollouts import (
+    Past,
     ACTIVE_PHASES,
     Arm,
     Baseline,
@@ -148,6 +149,14 @@ async def moves(
     """From which release to which stable has moved here, the oldest move first."""
     rows = await tx.fetch_all("rollouts.moves", agent=agent, environment=environment, limit=limit)
     return [(row["stable"], row["candidate"]) for row in reversed(rows)]
+
+
+async def stables(
+    tx: Transaction, *, agent: str, environment: str, limit: int = 1000
+) -> list[Past]:
+    """The releases that were stable here before the one that is, the last one first."""
+    rows = await tx.fetch_all("rollouts.moves", agent=agent, environment=environment, limit=limit)
+    return [Past(release=row["stable"], until_us=row["ended_us"] or 0) for row in rows]
 
 
 async def transition(tx: Transaction, seen: Rollout, decision: Decision) -> Rollout:

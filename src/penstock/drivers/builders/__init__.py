@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from penstock.domain.releases import ComponentKind, Manifest, Release
+from penstock.domain.components import NewComponent
+from penstock.domain.releases import Manifest, Release, ToolSource
+from penstock.domain.tools import SourceFacts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,19 +20,10 @@ class Launch:
     manifest: Manifest
     python: str  # the interpreter of the release's own environment
     project: str  # directory of the project's code
+    paths: tuple[str, ...]  # directories of it that modules are imported from, too
     vendor: str  # directory of the packages that prompts need
     inside: str  # directory that holds Penstock's part inside the agent's process
     prompts: Mapping[str, str]  # name → file
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuiltComponent:
-    """One part of a release as it was built."""
-
-    kind: ComponentKind
-    digest: str
-    content: str  # canonical JSON
-    label_hint: str | None  # the author's own version, a model id; None lets the registry count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,19 +32,37 @@ class Built:
 
     manifest: Manifest
     blobs: Mapping[str, bytes]  # by digest
-    components: tuple[BuiltComponent, ...]
+    components: tuple[NewComponent, ...]  # each prompt and alias before the whole
     lock: str | None  # a newly compiled penstock.lock, if the project's was missing or stale
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wheel:
+    """A file that installs a package, kept beside the releases that need it."""
+
+    file: str  # name-version-tags.whl
+    platform: str  # what it was chosen for: cp311-linux-x86_64
+    digest: str
+    size: int  # bytes
+
+
 Fetch = Callable[[str], Awaitable[bytes]]
+ReadSource = Callable[[ToolSource, Path], Awaitable[SourceFacts]]
 
 
 class Builder(Protocol):
     """Builds releases and materialises them."""
 
-    async def build(self, archive: bytes, *, ci: bool = False) -> Built:
-        """Build a project's archive; ``ci`` makes a missing or stale lock an error.
+    async def build(
+        self, archive: bytes, *, ci: bool = False, strict: bool = False
+    ) -> tuple[Built, ...]:
+        """Build a project's archive: one release, or one for each graph of a langgraph.json.
+
+        Args:
+            archive: tar.gz of the project's directory.
+            ci: a missing or stale lock is an error.
+            strict: warnings are errors.
 
         Raises:
             Invalid: the archive is none, or unsafe.
@@ -59,10 +71,42 @@ class Builder(Protocol):
         """
         ...
 
+    async def examine(self, pinned: Manifest, fetch: Fetch) -> tuple[str, ...]:
+        """Import a combination of parts that nobody has built yet; warnings for a person.
+
+        Raises:
+            BuildFailed: it cannot be imported, or its tools are not those it pins.
+        """
+        ...
+
     async def prepare(self, release: Release, fetch: Fetch) -> Launch:
-        """Put a release on this machine; it costs nothing when it is there already.
+        """Put a release on this machine, and verify every byte of what is there already.
 
         Raises:
             BuildFailed: a content is not what its digest says, or the environment fails.
+        """
+        ...
+
+    async def wheels(self, lock: str) -> tuple[Wheel, ...]:
+        """The wheels that install a lock on this platform, fetched if they are not here.
+
+        Raises:
+            BuildFailed: one cannot be had.
+        """
+        ...
+
+    async def read_wheel(self, wheel: Wheel) -> bytes:
+        """A wheel's content, checked against its digest.
+
+        Raises:
+            BuildFailed: it is missing or damaged.
+        """
+        ...
+
+    async def keep_wheels(self, lock: str, platform: str, contents: Mapping[Wheel, bytes]) -> None:
+        """Keep the wheels that came with an artifact, so that no package index is needed.
+
+        Raises:
+            BuildFailed: one is not what its digest says.
         """
         ...

@@ -12,7 +12,7 @@ from pathlib import Path
 import penstock
 from penstock.rules.releases import digest_json
 
-_VENDORED = ("jinja2", "markupsafe")
+_VENDORED = ("jinja2", "markupsafe", "yaml")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

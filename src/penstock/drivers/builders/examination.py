@@ -10,12 +10,12 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penstock.domain.errors import BuildFailed
 from penstock.drivers.builders.agent_side import AgentSide
-from penstock.rules.projects import Project
 
 _START = "import sys; sys.path[:0]={paths!r}; from penstock.inside.facts import main; main()"
 _SECONDS = 120.0
@@ -23,8 +23,19 @@ _MOST_BYTES = 16 << 20
 _SHOWN = 3000
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What is imported, and with what around it."""
+
+    entrypoint: str
+    tools: tuple[str, ...]  # modules
+    evaluators: Mapping[str, str]
+    env: Mapping[str, str]
+    paths: tuple[str, ...]
+
+
 async def examine(
-    project: Project, folder: Path, *, python: Path, side: AgentSide, prompts: Mapping[str, Path]
+    project: Subject, folder: Path, *, python: Path, side: AgentSide, prompts: Mapping[str, Path]
 ) -> dict[str, Any]:
     """The facts of a project's code: graph, state schema, tools and the files they are in.
 
@@ -38,9 +49,10 @@ async def examine(
         "vendor": str(side.vendor),
         "prompts": {name: str(path) for name, path in prompts.items()},
         "tools": list(project.tools),
-        "evaluators": dict(project.policy.evaluators),
+        "evaluators": dict(project.evaluators),
     }
-    start = _START.format(paths=[str(side.inside), str(folder)])
+    paths = [str(side.inside), str(folder), *(str(folder / path) for path in project.paths)]
+    start = _START.format(paths=paths)
     with tempfile.TemporaryDirectory(prefix="penstock-build-") as home:
         process = subprocess.Popen(  # noqa: S603, ASYNC220 - the release's own interpreter, not waited for here
             [str(python), "-I", "-c", start, str(answer_w), json.dumps(config)],
@@ -74,7 +86,7 @@ async def examine(
     return _facts(project, answer, printed, process.returncode)
 
 
-def _facts(project: Project, answer: bytes, printed: bytes, status: int) -> dict[str, Any]:
+def _facts(project: Subject, answer: bytes, printed: bytes, status: int) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(answer)
     except ValueError:
@@ -99,12 +111,17 @@ def _facts(project: Project, answer: bytes, printed: bytes, status: int) -> dict
 def _hint(kind: str) -> str | None:
     if kind in ("ModuleNotFoundError", "ImportError"):
         return "Is it in the project's dependencies, and is the name right?"
+    if kind == "StateTypeError":
+        return (
+            "Define it at the top of a module, and import what its fields name where Python finds"
+            " it at run time (not under TYPE_CHECKING)."
+        )
     if kind == "EntrypointError":
         return "Look at entrypoint in penstock.yaml: package.module:name"
     return None
 
 
-def _environment(project: Project, home: str) -> dict[str, str]:
+def _environment(project: Subject, home: str) -> dict[str, str]:
     """Like an attempt's environment; the gateway in it answers nothing."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -112,7 +129,7 @@ def _environment(project: Project, home: str) -> dict[str, str]:
         "HOME": home,
         "TMPDIR": home,
         "PYTHONHASHSEED": "0",
-        **project.policy.env,
+        **project.env,
         "OPENAI_BASE_URL": "http://127.0.0.1:9/gateway/openai/v1",
         "OPENAI_API_KEY": "penstock",
         "PENSTOCK_GATEWAY": "http://127.0.0.1:9/gateway",

@@ -12,8 +12,10 @@ import hashlib
 import json
 import os
 import signal
+import tempfile
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import uv
@@ -22,42 +24,78 @@ from penstock.domain.errors import BuildFailed, ProjectInvalid
 
 NAME = "penstock.lock"
 
+_USUAL = ("uv.lock", "requirements.txt", "pyproject.toml", "setup.py", "setup.cfg")
 _HEADER = "# penstock.lock, compiled from dependencies sha256:"
 _SECONDS = 600.0
 _SHOWN = 3000
 
 
-def source(project: Path, chosen: str | None) -> Path | None:
-    """The file that names the project's dependencies, if there is one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """What a lock is compiled from."""
+
+    files: tuple[Path, ...] = ()  # requirements.txt, pyproject.toml, setup.cfg …, or one uv.lock
+    requirements: tuple[str, ...] = ()  # named where the project is described
+
+    @property
+    def name(self) -> str:
+        """How an error names them."""
+        return ", ".join([file.name for file in self.files] + list(self.requirements[:3]))
+
+
+def sources(project: Path, chosen: Sequence[str] | None) -> Sources | None:
+    """What names the project's dependencies, if anything does.
+
+    Args:
+        project: its directory.
+        chosen: a file; or directories (``.``, ``./lib``) and requirements, as langgraph.json has
+            them; None takes whichever of the usual files is there.
 
     Raises:
-        ProjectInvalid: the chosen one is missing, or a pyproject.toml cannot be read.
+        ProjectInvalid: a chosen one is missing.
     """
-    if chosen is not None:
-        if not (project / chosen).is_file():
-            raise ProjectInvalid(f"dependencies: there is no {chosen}", file="penstock.yaml")
-        return project / chosen
-    for name in ("requirements.txt", "pyproject.toml"):
-        if (project / name).is_file():
-            return project / name
-    return None
+    if chosen is None:
+        found = [project / name for name in _USUAL if (project / name).is_file()][:1]
+        return Sources(files=tuple(found)) if found else None
+    files, requirements = [], []
+    for item in chosen:
+        place = project / item
+        if item in _USUAL or item.startswith("."):
+            if place.is_dir():
+                files += [place / name for name in _USUAL if (place / name).is_file()][:1]
+            elif place.is_file():
+                files.append(place)
+            else:
+                raise ProjectInvalid(
+                    f"is named as a dependency and is not there: {item}", file="the project"
+                )
+        else:
+            requirements.append(item)
+    if not files and not requirements:
+        return None
+    return Sources(files=tuple(files), requirements=tuple(requirements))
 
 
-def digest(dependencies: Path | None) -> str:
+def digest(given: Sources | None) -> str:
     """The digest of what a lock is compiled from."""
-    if dependencies is None:
-        text = ""
-    elif dependencies.suffix == ".toml":
-        try:
-            table = tomllib.loads(dependencies.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ProjectInvalid(f"cannot be read: {error}", file=dependencies.name) from None
-        named = table.get("project", {}).get("dependencies", [])
-        text = json.dumps([*named, table.get("tool", {}).get("uv", {})], sort_keys=True)
-    else:
-        lines = dependencies.read_text(encoding="utf-8").splitlines()
-        text = "\n".join(line.strip() for line in lines if line.strip())
+    if given is None:
+        return hashlib.sha256(b"").hexdigest()
+    texts = [_essence(file) for file in given.files] + list(given.requirements)
+    text = texts[0] if len(texts) == 1 else json.dumps(texts)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _essence(file: Path) -> str:
+    """What of a file matters to the lock: not its comments' place, not the project's name."""
+    if file.name == "pyproject.toml":
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ProjectInvalid(f"cannot be read: {error}", file=file.name) from None
+        named = table.get("project", {}).get("dependencies", [])
+        return json.dumps([*named, table.get("tool", {}).get("uv", {})], sort_keys=True)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.strip() for line in lines if line.strip())
 
 
 def is_fresh(lock: str | None, dependencies: str) -> bool:
@@ -70,25 +108,42 @@ def pins_anything(lock: str) -> bool:
     return any(line and not line.startswith(("#", " ")) for line in lock.splitlines())
 
 
-async def compile_lock(project: Path, dependencies: Path | None, *, python: str) -> str:
+async def compile_lock(project: Path, given: Sources | None, *, python: str) -> str:
     """Resolve the dependencies; what an earlier lock pinned stays where it can.
 
     Raises:
         BuildFailed: they cannot be resolved.
     """
-    header = _HEADER + digest(dependencies) + "\n"
-    if dependencies is None:
+    header = _HEADER + digest(given) + "\n"
+    if given is None:
         return header
     target = project / NAME
-    await run_uv(
-        [
-            "pip", "compile", str(dependencies), "--universal", "--generate-hashes",
-            "--no-emit-index-url", "--no-header", "--no-annotate", "--quiet",
-            "--python-version", python, "--output-file", str(target),
-        ],
-        doing=f"the dependencies in {dependencies.name} cannot be resolved",
-        cwd=project,
-    )  # fmt: skip
+    doing = f"the dependencies ({given.name}) cannot be resolved"
+    if [file.name for file in given.files] == ["uv.lock"]:
+        await run_uv(
+            [
+                "export", "--locked", "--quiet", "--no-emit-project", "--no-dev", "--no-header",
+                "--no-annotate", "--format", "requirements.txt", "--output-file", str(target),
+            ],
+            doing=doing,
+            cwd=given.files[0].parent,
+        )  # fmt: skip
+        return header + target.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as name:
+        files = [str(file) for file in given.files]
+        if given.requirements:
+            extra = Path(name) / "requirements.in"
+            extra.write_text("\n".join(given.requirements) + "\n", encoding="utf-8")
+            files.append(str(extra))
+        await run_uv(
+            [
+                "pip", "compile", *files, "--universal", "--generate-hashes",
+                "--no-emit-index-url", "--no-header", "--no-annotate", "--quiet",
+                "--python-version", python, "--output-file", str(target),
+            ],
+            doing=doing,
+            cwd=project,
+        )  # fmt: skip
     return header + target.read_text(encoding="utf-8")
 
 

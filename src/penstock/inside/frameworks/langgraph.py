@@ -63,8 +63,10 @@ class GraphRunner:
         if not hasattr(graph, "stream"):
             graph = graph.compile()
         saver: Any = PenstockSaver()
-        if (allowed := getattr(graph, "_serde_allowlist", None)) is not None:
+        allowed = getattr(graph, "_serde_allowlist", None)
+        if allowed is not None:
             saver = saver.with_allowlist(allowed)
+        self.state_types = sorted(":".join(name) for name in allowed or ())
         self._saver = saver
         self._graph = graph
         self.is_async = _needs_loop(graph)

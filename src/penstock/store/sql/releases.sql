@@ -37,22 +37,21 @@ returning *;
 insert into release_blobs (release_digest, blob_digest) values (:release_digest, :blob_digest)
 on conflict (release_digest, blob_digest) do nothing;
 
--- name: component
--- One component version.
-select * from components where agent = :agent and kind = :kind and digest = :digest;
-
--- name: next_component
--- The number of the next version of a component.
-select coalesce(max(number), 0) + 1 as number from components where agent = :agent and kind = :kind;
-
 -- name: add_component
--- Publish a component version.
-insert into components (agent, kind, digest, number, label, content, created_us)
-values (:agent, :kind, :digest, :number, :label, :content, now_us())
-returning *;
+-- Note what a release is made of.
+insert into release_components (release_digest, kind, name, digest)
+values (:release_digest, :kind, :name, :digest)
+on conflict (release_digest, kind, name) do nothing;
 
--- name: components
--- Component versions, of one kind or of all.
-select * from components
-where agent = :agent and (cast(:kind as text) is null or kind = :kind)
-order by kind, number desc;
+-- name: made_of
+-- The component versions that a release is made of.
+select kind, name, digest from release_components where release_digest = :digest
+order by kind, name;
+
+-- name: raw
+-- A release's manifest as it was stored.
+select manifest from releases where digest = :digest;
+
+-- name: blob_digests
+-- The contents that a release needs.
+select blob_digest from release_blobs where release_digest = :digest order by blob_digest;

@@ -34,7 +34,7 @@ limit :limit;
 
 -- name: moves
 -- How the stable release has changed here, the last change first.
-select stable, candidate from rollouts
+select stable, candidate, ended_us from rollouts
 where agent = :agent and environment = :environment and phase in ('live', 'draining', 'retired')
 order by ended_us desc, id desc
 limit :limit;

@@ -5,3 +5,7 @@ insert into settings (name, value) values (:name, :value) on conflict (name) do 
 -- name: get
 -- One value.
 select value from settings where name = :name;
+
+-- name: change
+-- Replace a value that is still the one that was seen.
+update settings set value = :value where name = :name and value = :seen;
