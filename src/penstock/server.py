@@ -22,8 +22,13 @@ import uvloop
 
 from penstock.actions.access import AccessActions
 from penstock.actions.agents import AgentActions
+from penstock.actions.artifacts import ArtifactActions
+from penstock.actions.components import ComponentActions
+from penstock.actions.environments import EnvironmentActions
 from penstock.actions.insight import InsightActions
+from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
+from penstock.actions.rollbacks import RollbackActions
 from penstock.actions.rollouts import RolloutActions
 from penstock.actions.sessions import Judges, SessionActions
 from penstock.actions.signing import SigningActions
@@ -38,10 +43,13 @@ from penstock.drivers.builders.local import LocalBuilder
 from penstock.drivers.providers import Provider
 from penstock.drivers.providers.compatible import CompatibleProvider
 from penstock.drivers.providers.simulated import Faults, Latency, SimulatedProvider
+from penstock.drivers.registries.oci import OciRegistry
+from penstock.drivers.secrets.local import FileSecrets, VariableSecrets
 from penstock.drivers.signing import PrivateKeys
 from penstock.drivers.signing.files import FileKeys
 from penstock.gateway.calls import Calls
 from penstock.rules.releases import verified
+from penstock.runtime.variables import Variables
 from penstock.runtime.workers import Worker
 from penstock.settings import Settings
 from penstock.store import Store, Transaction, releases
@@ -116,17 +124,28 @@ class Server:
             gateway_url=f"http://127.0.0.1:{self._socket.getsockname()[1]}/gateway",
             concurrency=settings.concurrency,
             scratch=settings.home / "scratch",
+            variables=Variables(store, {"env": VariableSecrets(os.environ), "file": FileSecrets()}),
         )
         calls = Calls(store, providers=_providers(settings), manifest_of=_manifests(store))
         self._stack.push_async_callback(calls.close)
         judges = Judges()
+        cutting = ReleaseActions(store, builder, signing)
+        environments = EnvironmentActions(store, cutting)
+        rollouts = RolloutActions(store, worker.zygotes.start, environments.overlaid)
+        artifacts = ArtifactActions(store, builder, signing)
         actions = Actions(
             access=access,
             agents=AgentActions(store),
+            artifacts=artifacts,
+            components=ComponentActions(store),
+            environments=environments,
             insight=InsightActions(store),
-            releases=ReleaseActions(store, builder, signing),
-            rollouts=RolloutActions(store, worker.zygotes.start),
+            registries=RegistryActions(artifacts, OciRegistry()),
+            releases=cutting,
+            rollbacks=RollbackActions(store, cutting, rollouts),
+            rollouts=rollouts,
             sessions=SessionActions(store, judges),
+            signing=signing,
             tasks=TaskActions(store, worker.deltas, judges),
             ready=lambda: self._ready and worker.ready,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -102,7 +101,7 @@ def read(layout: Layout) -> Received:
     """
     if layout.plain["oci-layout"] != artifacts.LAYOUT:
         raise Damaged("oci-layout is not what it should be")
-    index = _index(layout.plain["index.json"])
+    index = artifacts.index_digests(layout.plain["index.json"])
     documents = [artifacts.read_manifest(layout.read(digest)) for digest in index]
     mains = [one for one in documents if one.artifact_type == artifacts.RELEASE]
     if len(mains) != 1:
@@ -216,12 +215,3 @@ def _parts(pinned: Manifest, files: Mapping[str, bytes], labels: str) -> tuple[N
         versions.with_hint(part, known.get(f"{part.kind.value}.{part.name}".rstrip(".")))
         for part in versions.of_parts(parts_of(pinned), read)
     )
-
-
-def _index(content: bytes) -> list[str]:
-    try:
-        found: Any = msgspec.json.decode(content)
-        digests = [str(item["digest"]).removeprefix("sha256:") for item in found["manifests"]]
-    except (msgspec.DecodeError, KeyError, TypeError):
-        raise Damaged("index.json is no index of an OCI image layout") from None
-    return list(dict.fromkeys(digests))

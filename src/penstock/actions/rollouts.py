@@ -39,7 +39,7 @@ from penstock.store import (
     transitions,
 )
 
-Start = Callable[[str], Awaitable[None]]
+Start = Callable[[str, str], Awaitable[None]]  # release, environment
 # Actor, agent, environment, and which release: the digest of the release that is deployed.
 Overlaid = Callable[[Actor, str, str, str], Awaitable[str]]
 
@@ -140,7 +140,7 @@ class RolloutActions:
             return await find(tx, agent, ref)
 
         if self._start is not None:
-            await self._start((await self._store.read(look)).digest)
+            await self._start((await self._store.read(look)).digest, environment)
 
         async def work(tx: Transaction) -> Deployed:
             await agents.get(tx, agent)

@@ -12,10 +12,36 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 import penstock
-from penstock.api import access, agents, insight, releases, rollouts, sessions, tasks
+from penstock.api import (
+    access,
+    agents,
+    artifacts,
+    components,
+    environments,
+    insight,
+    releases,
+    rollouts,
+    sessions,
+    signing,
+    tasks,
+)
 from penstock.api.bodies import answer, schemas
 from penstock.api.dependencies import Actions, By
 from penstock.domain.errors import BuildFailed, PenstockError
+
+_MODULES = (
+    access,
+    agents,
+    artifacts,
+    components,
+    environments,
+    insight,
+    releases,
+    rollouts,
+    sessions,
+    signing,
+    tasks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +49,7 @@ _STATUS = {
     "invalid": 422,
     "project_invalid": 422,
     "build_failed": 422,
+    "damaged": 422,
     "unauthenticated": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -44,7 +71,7 @@ def build_app(actions: Actions) -> FastAPI:
         redoc_url=None,
     )
     app.state.actions = actions
-    for module in (access, agents, insight, releases, rollouts, sessions, tasks):
+    for module in _MODULES:
         app.include_router(module.router)
     app.add_exception_handler(PenstockError, _on_penstock_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

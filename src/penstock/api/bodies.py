@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -80,6 +83,27 @@ async def read_bytes(request: Request, *, most: int) -> bytes:
         if len(chunks) > most:
             raise _too_large(most)
     return bytes(chunks)
+
+
+@contextlib.asynccontextmanager
+async def spooled(request: Request, *, most: int) -> AsyncIterator[Path]:
+    """The request's body as a file that is gone afterwards.
+
+    Raises:
+        TooLarge: it is larger than ``most`` bytes.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    with tempfile.NamedTemporaryFile(prefix="penstock-upload-") as file:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > most:
+                raise _too_large(most)
+            file.write(chunk)
+        file.flush()
+        yield Path(file.name)
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -11,10 +11,16 @@ from fastapi import Depends, Request
 
 from penstock.actions.access import AccessActions
 from penstock.actions.agents import AgentActions
+from penstock.actions.artifacts import ArtifactActions
+from penstock.actions.components import ComponentActions
+from penstock.actions.environments import EnvironmentActions
 from penstock.actions.insight import InsightActions
+from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
+from penstock.actions.rollbacks import RollbackActions
 from penstock.actions.rollouts import RolloutActions
 from penstock.actions.sessions import SessionActions
+from penstock.actions.signing import SigningActions
 from penstock.actions.tasks import TaskActions
 from penstock.domain.access import Actor
 from penstock.domain.errors import Unauthenticated
@@ -26,10 +32,16 @@ class Actions:
 
     access: AccessActions
     agents: AgentActions
+    artifacts: ArtifactActions
+    components: ComponentActions
+    environments: EnvironmentActions
     insight: InsightActions
+    registries: RegistryActions
     releases: ReleaseActions
+    rollbacks: RollbackActions
     rollouts: RolloutActions
     sessions: SessionActions
+    signing: SigningActions
     tasks: TaskActions
     ready: Callable[[], bool]  # whether the server takes work
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # ends open streams

@@ -27,6 +27,7 @@ class Rollback(Body, frozen=True):
     """Where to go back to; without ``to``, to what was stable before."""
 
     to: str | None = None
+    component: str | None = None  # prompt, tools, model, code, policy, prompt.NAME: only this part
 
 
 @router.post("/agents/{agent}/deployments", openapi_extra=accepts(Deploy))
@@ -57,6 +58,18 @@ async def roll_back(
 ) -> Response:
     """End the rollout that is on, or make an earlier release stable at once."""
     body = await read(request, Rollback)
+    if body.component is not None:
+        done = await asked.rollbacks.roll_back(
+            by, agent, body.component, environment=environment, to=body.to
+        )
+        return answer(
+            {
+                "release": brief(done.deployed.release),
+                "rollout": done.deployed.rollout,
+                "fast": done.fast,
+                "note": done.note,
+            }
+        )
     return answer(await asked.rollouts.rollback(by, agent, environment, to=body.to))
 
 

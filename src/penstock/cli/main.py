@@ -31,9 +31,12 @@ _COMMANDS = {
     "dev": _Command("Projects", "servers", "Like up, and again whenever a file changes."),
     "chat": _Command("Projects", "chat", "Talk to an agent."),
     "demo": _Command("Projects", "demo", "See a bad release caught and a good one proven."),
-    "release": _Command("Delivery", "releases", "Cut a release from a project."),
+    "release": _Command("Delivery", "releases", "Cut, derive, compare, export a release."),
     "releases": _Command("Delivery", "releases", "List an agent's releases."),
     "diff": _Command("Delivery", "releases", "Show what changed between two releases."),
+    "prompt": _Command("Delivery", "prompts", "Publish prompts without touching code."),
+    "components": _Command("Delivery", "components", "List the versions of an agent's parts."),
+    "environments": _Command("Delivery", "environments", "Show and set what environments add."),
     "deploy": _Command("Delivery", "rollouts", "Give a release traffic, step by step."),
     "status": _Command("Delivery", "agents", "Show what is deployed and how it is doing."),
     "promote": _Command("Delivery", "rollouts", "Make the candidate stable now."),
@@ -45,6 +48,7 @@ _COMMANDS = {
     "task": _Command("Running", "tasks", "Create, watch, list and cancel tasks."),
     "logs": _Command("Running", "tasks", "Show what a task printed and did."),
     "login": _Command("Access", "access", "Remember a server's address and your key."),
+    "signing": _Command("Access", "signing", "List, rotate and trust the keys that sign."),
     "keys": _Command("Access", "access", "List, create and revoke keys."),
 }
 

@@ -84,15 +84,36 @@ resume = _changing("resume", "Let AGENT's paused rollout go on.")
 
 @click.command()
 @click.argument("agent")
-@click.option("--to", help="The release to go back to; without it, the one that was stable before.")
+@click.option("--to", help="Where to; without it, to what was before.")
+@click.option(
+    "--component",
+    metavar="PART",
+    help="Only this part: prompt, tools, model, code, policy, or one prompt (prompt.system).",
+)
 @environment_option
 @server_options
 @json_option
 def rollback(
-    agent: str, to: str | None, environment: str, url: str | None, key: str | None, *, as_json: bool
+    agent: str,
+    to: str | None,
+    component: str | None,
+    environment: str,
+    url: str | None,
+    key: str | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Go back: end AGENT's rollout, or make an earlier release stable at once."""
+    """Go back: end AGENT's rollout, or make an earlier release stable at once.
+
+    With --component, a new release is made that differs from the stable one in that part only. If
+    every part of it has served within the rollback window it is stable at once, else it is rolled
+    out like any other.
+    """
     with connect(url, key) as client:
+        if component is not None:
+            done = client.roll_back_component(agent, component, environment=environment, to=to)
+            emit(done, as_json=as_json, show=lambda _: click.echo(done["note"]))
+            return
         done = client.roll_back(agent, environment=environment, to=to)
     emit(done, as_json=as_json, show=_show_change)
 

@@ -27,6 +27,7 @@ from penstock.client.routes import SECONDS, Routes, part
 from penstock.domain.errors import (
     BuildFailed,
     Conflict,
+    Damaged,
     Exhausted,
     Forbidden,
     Invalid,
@@ -40,11 +41,13 @@ from penstock.domain.errors import (
 _TRIES = 4  # of a request that changes nothing
 _PAUSE_SECONDS = 0.3
 _CONNECTIONS = 512
+_LONG = 900.0  # seconds: a release may have to be gathered first
 
 _ERRORS: dict[str, type[PenstockError]] = {
     kind.code: kind
     for kind in (
         Invalid, Unauthenticated, Forbidden, NotFound, Conflict, Stale, Exhausted, Unavailable,
+        Damaged,
     )
 }  # fmt: skip
 _ERRORS |= {"project_invalid": Invalid, "too_large": Invalid}
@@ -110,6 +113,25 @@ class Client(Routes):
                 if tries >= _TRIES:
                     raise _unreachable(self._url, error) from None
                 time.sleep(_PAUSE_SECONDS * tries)
+
+    def download(self, path: str, **parameters: Any) -> Iterator[bytes]:
+        """The bytes of a large answer as they come.
+
+        Raises:
+            PenstockError: the server refuses, or the connection breaks.
+        """
+        try:
+            with self._http.stream("GET", path, params=parameters, timeout=_LONG) as response:
+                if response.status_code >= 400:  # noqa: PLR2004 - the first status of an error
+                    _value(response.status_code, response.read())
+                yield from response.iter_bytes()
+        except httpx2.TransportError as error:
+            raise _unreachable(self._url, error) from None
+
+    def export_artifact(self, agent: str, ref: str, *, wheels: bool = True) -> Iterator[bytes]:
+        """A release as the tar of an OCI image layout."""
+        path = f"/api/v1/agents/{part(agent)}/releases/{part(ref)}/artifact"
+        return self.download(path, wheels=str(wheels).lower())
 
     def _call(self, method: str, path: str, *, again: bool = False, **options: Any) -> Any:
         """Make a request; one that changes nothing is made again when the connection breaks."""
@@ -220,12 +242,11 @@ class _Events:
         }
 
 
-def _content(options: dict[str, Any]) -> bytes | None:
+def _content(options: dict[str, Any]) -> Any:
     """A request's body; ``json`` and ``content`` leave the options."""
     if "json" in options:
         return _encode(options.pop("json"))
-    content: bytes | None = options.pop("content", None)
-    return content
+    return options.pop("content", None)
 
 
 def _value(status: int, content: bytes) -> Any:

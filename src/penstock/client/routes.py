@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from penstock.client.registry import RegistryRoutes
+
 SECONDS = 30.0  # that an answer may take, beside what it is asked to wait
 
 
-class Routes:
+class Routes(RegistryRoutes):
     """The API's routes; ``_call`` makes a request, and returns its JSON or a promise of it."""
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
@@ -33,13 +35,15 @@ class Routes:
         """One agent: deployments, the rollout that is on, tasks by state."""
         return self._call("GET", f"/api/v1/agents/{part(agent)}")
 
-    def cut_release(self, archive: bytes, *, message: str = "", ci: bool = False) -> Any:
+    def cut_release(
+        self, archive: bytes, *, message: str = "", ci: bool = False, strict: bool = False
+    ) -> Any:
         """Cut a release from a project's tar.gz."""
         return self._call(
             "POST",
             "/api/v1/releases",
             content=archive,
-            params={"message": message, "ci": str(ci).lower()},
+            params={"message": message, "ci": str(ci).lower(), "strict": str(strict).lower()},
             timeout=900.0,  # a new environment may have to be built
         )
 

@@ -37,6 +37,7 @@ _ALLOWED = {
         "label.protect",
         "label.protected",
         "release.import",
+        "release.push",
         "signing.write",
     },
 }

@@ -183,6 +183,19 @@ def check_index(content: bytes, tag: str, documents: Sequence[Document]) -> None
         )
 
 
+def index_digests(content: bytes) -> list[str]:
+    """The digests of the manifests that an ``index.json`` names.
+
+    Raises:
+        Damaged: it is no index.
+    """
+    try:
+        found = [str(item["digest"]) for item in json.loads(content)["manifests"]]
+    except (ValueError, KeyError, TypeError):
+        raise Damaged("index.json is no index of an OCI image layout") from None
+    return list(dict.fromkeys(digest.removeprefix("sha256:") for digest in found))
+
+
 def read_tar(content: bytes, entries: Iterable[FileEntry], *, name: str) -> dict[str, bytes]:
     """The contents in a layer, which must be exactly the files that the release pins.
 

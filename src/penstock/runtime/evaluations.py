@@ -84,16 +84,16 @@ class Evaluations:
             try:
                 manifest = await self._zygotes.manifest(judge)
                 function = manifest.policy.evaluators[_METRIC]
-                process = await self._process(judge)
+                process = await self._process(judge, session.environment)
                 return session.id, await process.evaluate(function, record), None
             except (PenstockError, ValueError, TimeoutError, KeyError) as error:
                 log.warning("session %s could not be judged: %s", session.id, error)
                 return session.id, None, str(error) or type(error).__name__
 
-    async def _process(self, release: str) -> SharedProcess:
+    async def _process(self, release: str, environment: str) -> SharedProcess:
         process = self._processes.get(release)
         if process is None or not process.alive:
-            child = await self._zygotes.fork(release, Limits(), shared=True)
+            child = await self._zygotes.fork(release, environment, Limits(), shared=True)
             other = self._processes.get(release)
             process = SharedProcess(child)
             if other is not None and other.alive:  # another session's evaluation came first

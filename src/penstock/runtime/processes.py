@@ -333,7 +333,7 @@ def _spawn(
         stdout=output,
         stderr=output,
         cwd=launch.project,
-        env=_environment(launch.manifest.policy.env, gateway_url, scratch),
+        env=_environment({**launch.manifest.policy.env, **launch.variables}, gateway_url, scratch),
         start_new_session=True,  # Ctrl-C in a terminal is for the server, which then ends its own
     )
 

@@ -26,6 +26,7 @@ from penstock.runtime.deltas import Deltas
 from penstock.runtime.evaluations import Evaluations
 from penstock.runtime.hosts import OwnHost, SharedProcess
 from penstock.runtime.identity import Identities
+from penstock.runtime.variables import Variables
 from penstock.runtime.zygotes import Zygotes
 from penstock.store import Store, Transaction, tasks, workers
 
@@ -46,11 +47,20 @@ class Worker:
     """Runs up to ``concurrency`` attempts at once."""
 
     def __init__(
-        self, store: Store, *, builder: Builder, gateway_url: str, concurrency: int, scratch: Path
+        self,
+        store: Store,
+        *,
+        builder: Builder,
+        gateway_url: str,
+        concurrency: int,
+        scratch: Path,
+        variables: Variables | None = None,
     ) -> None:
         self.deltas = Deltas()
         self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
-        self.zygotes = Zygotes(store, builder, gateway_url=gateway_url, scratch=scratch)
+        self.zygotes = Zygotes(
+            store, builder, gateway_url=gateway_url, scratch=scratch, variables=variables
+        )
         self.id = new_id("wrk")
         self._store = store
         self._concurrency = concurrency
@@ -58,7 +68,7 @@ class Worker:
         self._claimed: set[str] = set()  # from the claim to the end of the attempt
         self._unknown: set[str] = set()  # owned, and not known here, at the last look
         self._running: set[asyncio.Task[None]] = set()
-        self._shared: dict[str, SharedProcess] = {}
+        self._shared: dict[tuple[str, str], SharedProcess] = {}
         self._forking = asyncio.Lock()
         self._evaluations = Evaluations(store, self.zygotes, worker_id=self.id)
         self._draining = False
@@ -203,7 +213,7 @@ class Worker:
         self._attempts[claim.task.id] = attempt
         token = self.callers.add(attempt)
         try:
-            host = await self._host(release, policy)
+            host = await self._host(release, claim.task.environment, policy)
         except Exception as error:
             log.warning(
                 "task %s got no process: %s",
@@ -239,14 +249,14 @@ class Worker:
             on_modules=lambda names: self._warm(release, names),
         )
 
-    async def _host(self, release: str, policy: Policy) -> Host:
+    async def _host(self, release: str, environment: str, policy: Policy) -> Host:
         if policy.isolation is Isolation.PROCESS:
-            return OwnHost(await self.zygotes.fork(release, policy.limits))
+            return OwnHost(await self.zygotes.fork(release, environment, policy.limits))
         async with self._forking:
-            process = self._shared.get(release)
+            process = self._shared.get((release, environment))
             if process is None or not process.alive:
-                child = await self.zygotes.fork(release, policy.limits, shared=True)
-                process = self._shared[release] = SharedProcess(child)
+                child = await self.zygotes.fork(release, environment, policy.limits, shared=True)
+                process = self._shared[release, environment] = SharedProcess(child)
         return process.attempt()
 
     def _warm(self, release: str, names: list[str]) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from penstock.domain.errors import Unavailable
 from penstock.domain.releases import Limits, Manifest
 from penstock.drivers.builders import Builder, Launch
+from penstock.rules.releases import digest_json
 from penstock.runtime import artifacts
 from penstock.runtime.processes import Child, Zygote
+from penstock.runtime.variables import Variables
 from penstock.store import Store, Transaction, blobs
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ _SPARES = 2  # processes in waiting, for agents that cannot be forked
 _WARM_ROUNDS = 2
 _IDLE_SECONDS = 600.0
 _TRIES = 3
+_USUAL = "production"
+
+_Key = tuple[str, str]  # release; digest of the variables, or nothing when there are none
 
 
 @dataclass(slots=True)
@@ -29,7 +34,7 @@ class _Pool:
     """One release's processes."""
 
     launch: Launch
-    started: bool = False
+    verified: bool = False  # once: by whoever made the pool
     zygote: Zygote | None = None  # the one that forks
     spares: list[Zygote] = field(default_factory=list)
     serving: set[Zygote] = field(default_factory=set)
@@ -41,13 +46,23 @@ class _Pool:
 class Zygotes:
     """Starts a zygote per release when it is first needed, and a new one when it has ended."""
 
-    def __init__(self, store: Store, builder: Builder, *, gateway_url: str, scratch: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        builder: Builder,
+        *,
+        gateway_url: str,
+        scratch: Path,
+        variables: Variables | None = None,
+    ) -> None:
         self._store = store
+        self._variables = variables or Variables(store, {})
         self._builder = builder
         self._gateway_url = gateway_url
         self._scratch = scratch
         self._launches: dict[str, asyncio.Task[Launch]] = {}
-        self._pools: dict[str, _Pool] = {}
+        self._known: dict[str, Launch] = {}
+        self._pools: dict[_Key, _Pool] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -57,25 +72,27 @@ class Zygotes:
         Raises:
             PenstockError: the release cannot be read or put on disk.
         """
-        return (await self._pool(release)).launch.manifest
+        return (await self._prepared(release)).manifest
 
-    async def start(self, release: str) -> None:
-        """Have a release's process ready to take attempts.
+    async def start(self, release: str, environment: str = _USUAL) -> None:
+        """Have a release's process ready to take attempts in an environment.
 
         Raises:
             PenstockError: the release cannot be loaded, or its process does not start.
         """
-        pool = await self._pool(release)
+        pool = await self._pool(release, environment)
         pool.used = asyncio.get_running_loop().time()
         await self._ready(pool)
 
-    async def fork(self, release: str, limits: Limits, *, shared: bool = False) -> Child:
-        """A process for an attempt of a release.
+    async def fork(
+        self, release: str, environment: str, limits: Limits, *, shared: bool = False
+    ) -> Child:
+        """A process for an attempt of a release in an environment.
 
         Raises:
             PenstockError: the release cannot be loaded, or its process does not start.
         """
-        pool = await self._pool(release)
+        pool = await self._pool(release, environment)
         pool.used = asyncio.get_running_loop().time()
         for _ in range(_TRIES):
             zygote = await self._ready(pool)
@@ -90,30 +107,35 @@ class Zygotes:
 
     async def warm(self, release: str, modules: list[str]) -> None:
         """Let the next attempts find what this one had to import."""
-        pool = self._pools.get(release)
-        if pool is None or pool.zygote is None or pool.warmings >= _WARM_ROUNDS:
-            return
-        pool.warmings += 1
-        await pool.zygote.warm(modules)
+        for (known, _), pool in tuple(self._pools.items()):
+            if known == release and pool.zygote is not None and pool.warmings < _WARM_ROUNDS:
+                pool.warmings += 1
+                await pool.zygote.warm(modules)
 
-    async def keep(self, wanted: Iterable[str]) -> None:
-        """Have the wanted releases' processes ready; end those that nobody has used for long."""
-        wanted = set(wanted)
-        for release in wanted:
+    async def keep(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Have processes ready, and end those that nobody has used for long.
+
+        Args:
+            wanted: releases, each with an environment that new sessions begin in.
+        """
+        kept: set[int] = set()
+        for release, environment in set(wanted):
             try:
-                await self._ready(await self._pool(release))
+                pool = await self._pool(release, environment)
+                kept.add(id(pool))
+                await self._ready(pool)
             except Exception as error:  # noqa: BLE001 - its tasks will say so to who asked for them
                 log.warning("release %s is not ready: %s", release[:12], error)
         now = asyncio.get_running_loop().time()
-        for release, pool in tuple(self._pools.items()):
+        for key, pool in tuple(self._pools.items()):
             idle = pool.zygote is None or not pool.zygote.children
-            if release not in wanted and idle and now - pool.used > _IDLE_SECONDS:
-                await self._stop(self._pools.pop(release))
+            if id(pool) not in kept and idle and now - pool.used > _IDLE_SECONDS:
+                await self._stop(self._pools.pop(key))
 
     def describe(self) -> dict[str, tuple[str, str | None]]:
         """How each loaded release's attempts are started: mode and, for spares, why."""
         found = {}
-        for release, pool in self._pools.items():
+        for (release, _), pool in self._pools.items():
             zygote = pool.zygote or next(iter(pool.spares), None)
             if zygote is not None:
                 found[release] = (zygote.mode, zygote.why)
@@ -140,12 +162,21 @@ class Zygotes:
 
     # ------------------------------------------------------------ one release
 
-    async def _pool(self, release: str) -> _Pool:
-        pool = self._pools.get(release)
+    async def _pool(self, release: str, environment: str) -> _Pool:
+        launch = await self._prepared(release)
+        values = await self._variables.of(launch.manifest, environment)
+        key = (release, digest_json(values) if values else "")
+        pool = self._pools.get(key)
         if pool is None:
-            launch = await self._launch(release)
-            pool = self._pools.setdefault(release, _Pool(launch=launch))
+            made = _Pool(launch=replace(launch, variables=values))
+            pool = self._pools.setdefault(key, made)
         return pool
+
+    async def _prepared(self, release: str) -> Launch:
+        known = self._known.get(release)
+        if known is None:
+            known = self._known[release] = await self._launch(release)
+        return known
 
     async def _launch(self, release: str) -> Launch:
         task = self._launches.get(release)
@@ -189,10 +220,11 @@ class Zygotes:
             return zygote
 
     async def _start(self, pool: _Pool) -> Zygote:
-        if pool.started:
-            # What was put on disk may have been changed since the last process read it.
-            pool.launch = await self._launch(pool.launch.release)
-        pool.started = True
+        if pool.verified:
+            # What is on disk may have been changed since the last process read it.
+            again = await self._launch(pool.launch.release)
+            pool.launch = replace(again, variables=pool.launch.variables)
+        pool.verified = True
         return await Zygote.start(
             pool.launch,
             gateway_url=self._gateway_url,

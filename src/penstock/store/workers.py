@@ -78,6 +78,7 @@ async def listing(tx: Transaction) -> list[WorkerRow]:
     ]
 
 
-async def wanted_releases(tx: Transaction) -> list[str]:
-    """Digests of the releases that new sessions can begin on."""
-    return [row["digest"] for row in await tx.fetch_all("workers.wanted_releases")]
+async def wanted_releases(tx: Transaction) -> list[tuple[str, str]]:
+    """Digests of the releases that new sessions can begin on, each with the environment."""
+    rows = await tx.fetch_all("workers.wanted_releases")
+    return [(row["digest"], row["environment"]) for row in rows]

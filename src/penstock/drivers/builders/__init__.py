@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ class Launch:
     vendor: str  # directory of the packages that prompts need
     inside: str  # directory that holds Penstock's part inside the agent's process
     prompts: Mapping[str, str]  # name → file
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment, secrets too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

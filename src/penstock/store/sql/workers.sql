@@ -27,6 +27,6 @@ select * from workers order by started_us;
 
 -- name: wanted_releases
 -- What new sessions can begin on: worth having a warm process for.
-select stable as digest from deployments
+select stable as digest, environment from deployments
 union
-select candidate from rollouts where active = 1;
+select candidate, environment from rollouts where active = 1;
