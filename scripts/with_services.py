@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PACKAGES = ("postgresql", "redis-server")
+_PACKAGES = ("postgresql", "redis-server", "docker-registry")
 _START_SECONDS = 60.0
 
 
@@ -40,16 +40,18 @@ def main() -> int:
 
 
 def _install_missing() -> None:
-    if _postgres_programs() is not None and shutil.which("redis-server"):
+    programs = ("redis-server", "docker-registry")  # the tests start registries themselves
+    if _postgres_programs() is not None and all(shutil.which(name) for name in programs):
         return
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     apt = shutil.which("apt-get")
     if apt is None or (prefix and not shutil.which("sudo")):
         sys.exit(
-            "The tests need PostgreSQL and Redis, and this user may not install them.\n"
-            f"Install the packages {' and '.join(_PACKAGES)}, then try again."
+            "The tests need PostgreSQL, Redis and an OCI registry, and this user may not install"
+            " them.\n"
+            f"Install the packages {', '.join(_PACKAGES)}, then try again."
         )
-    print("installing PostgreSQL and Redis …", flush=True)
+    print("installing PostgreSQL, Redis and an OCI registry …", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # No service of the distribution's is started: the tests start their own.
     quiet = ["-qq", "-o", "Dpkg::Use-Pty=0"]
