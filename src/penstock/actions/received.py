@@ -102,6 +102,9 @@ def read(layout: Layout) -> Received:
     if layout.plain["oci-layout"] != artifacts.LAYOUT:
         raise Damaged("oci-layout is not what it should be")
     index = artifacts.index_digests(layout.plain["index.json"])
+    for digest in index:
+        if digest not in layout.digests:
+            raise Damaged(f"index.json names blob {digest}, which is not in the artifact")
     documents = [artifacts.read_manifest(layout.read(digest)) for digest in index]
     mains = [one for one in documents if one.artifact_type == artifacts.RELEASE]
     if len(mains) != 1:
