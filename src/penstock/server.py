@@ -38,7 +38,8 @@ from penstock.api.completions import Completions
 from penstock.api.dependencies import Actions
 from penstock.control.rollouts import Controller
 from penstock.domain.errors import Unavailable
-from penstock.domain.releases import Manifest
+from penstock.domain.releases import Manifest, ToolSource
+from penstock.domain.tools import SourceFacts
 from penstock.drivers.builders.local import LocalBuilder
 from penstock.drivers.providers import Provider
 from penstock.drivers.providers.compatible import CompatibleProvider
@@ -47,8 +48,11 @@ from penstock.drivers.registries.oci import OciRegistry
 from penstock.drivers.secrets.local import FileSecrets, VariableSecrets
 from penstock.drivers.signing import PrivateKeys
 from penstock.drivers.signing.files import FileKeys
+from penstock.drivers.tools.mcp import McpServer
+from penstock.drivers.tools.openapi import OpenApiFile, OpenApiUrl
 from penstock.gateway.calls import Calls
 from penstock.rules.releases import verified
+from penstock.runtime.sources import Sources
 from penstock.runtime.variables import Variables
 from penstock.runtime.workers import Worker
 from penstock.settings import Settings
@@ -115,7 +119,7 @@ class Server:
         self._stack.push_async_callback(store.close)
         access = AccessActions(store, await _pepper(store, settings.home))
         self.login_key = await access.bootstrap(settings.admin_key)
-        builder = LocalBuilder(settings.home)
+        builder = LocalBuilder(settings.home, _read_source)
         signing = SigningActions(store, _signing_keys(store, settings))
         await signing.vouch_for_all()
         worker = self._worker = Worker(
@@ -125,6 +129,7 @@ class Server:
             concurrency=settings.concurrency,
             scratch=settings.home / "scratch",
             variables=Variables(store, {"env": VariableSecrets(os.environ), "file": FileSecrets()}),
+            sources=Sources(store, _read_source),
         )
         calls = Calls(store, providers=_providers(settings), manifest_of=_manifests(store))
         self._stack.push_async_callback(calls.close)
@@ -285,6 +290,18 @@ async def _pepper(store: Store, home: Path) -> bytes:
             text.flush()
             os.fsync(text.fileno())
     return bytes.fromhex(file.read_text(encoding="ascii"))
+
+
+async def _read_source(source: ToolSource, folder: Path | None = None) -> SourceFacts:
+    """What a tool source offers now; a document of the project is as it was pinned."""
+    operations = source.operations or None
+    if source.kind == "mcp":
+        return await McpServer(source.location).read()
+    if source.location.startswith(("http://", "https://")):
+        return await OpenApiUrl(source.location, operations=operations).read()
+    if folder is None:
+        raise Unavailable(f"{source.location} is a file of the project; it cannot drift")
+    return await OpenApiFile(folder, source.location, operations=operations).read()
 
 
 def _signing_keys(store: Store, settings: Settings) -> PrivateKeys:

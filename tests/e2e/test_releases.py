@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import mcp_server
 from server_process import KEY, ServerProcess
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "support"
@@ -319,7 +320,10 @@ def test_an_environment_adds_variables_and_makes_its_own_release(server, tmp_pat
     )
     folder = project(
         tmp_path / "env",
-        **{"penstock.yaml": "agent: placed\nentrypoint: app:agent\nenv: {MODE: usual}\n", "app.py": code},
+        **{
+            "penstock.yaml": "agent: placed\nentrypoint: app:agent\nenv: {MODE: usual}\n",
+            "app.py": code,
+        },
     )
     penstock("release", folder)
     penstock("deploy", "placed")
@@ -328,7 +332,9 @@ def test_an_environment_adds_variables_and_makes_its_own_release(server, tmp_pat
     penstock("deploy", "placed", "v1", "-e", "staging")
     with server.client() as client:
         outputs = {
-            where: client.create_task(agent="placed", input="", environment=where, wait=60)["output"]
+            where: client.create_task(agent="placed", input="", environment=where, wait=60)[
+                "output"
+            ]
             for where in ("production", "staging")
         }
         staged = client.release("placed", "live@staging")
@@ -375,3 +381,55 @@ def test_prompts_are_published_without_code_and_conflicts_are_clear(server, tmp_
     )  # fmt: skip
     assert done.returncode == 1
     assert "may not do this" in done.stderr
+
+
+def test_tools_of_an_mcp_server_are_pinned_and_a_drift_is_refused_or_tolerated(tmp_path):
+    """Pinned at the release; when the server offers something else, the policy decides."""
+    tool = {
+        "name": "find",
+        "description": "Find it.",
+        "inputSchema": {"type": "object", "properties": {"id": {"type": "integer"}}},
+        "annotations": {"readOnlyHint": True},
+    }
+    (tmp_path / "mcp").mkdir()
+    offered = mcp_server.McpServer(tmp_path / "mcp", tools=[tool])
+    try:
+        with serving(tmp_path / "home") as server:
+            penstock = command(server, tmp_path)
+            for name in ("refuse", "tolerate"):
+                folder = project(
+                    tmp_path / name,
+                    **{
+                        "penstock.yaml": f"agent: {name}\nentrypoint: app:agent\ntools:\n"
+                        f"  - {{mcp: '{offered.url}', name: crm, on_drift: {name}}}\n",
+                        "app.py": "def agent(text):\n    return 'done'\n",
+                    },
+                )
+                penstock("release", folder)
+                penstock("deploy", name)
+                assert answer(server, name) == "done"
+            pinned = json.loads(penstock("release", "show", "refuse", "live", "--json"))["manifest"]
+            assert [found["name"] for found in pinned["tools"]] == ["find"]
+            assert pinned["tools"][0]["retry"] == "safe"
+            assert pinned["sources"][0]["version"].startswith("4.2.0")
+            changed = {**tool, "inputSchema": {"type": "object", "required": ["key"],
+                       "properties": {"key": {"type": "string"}}}}  # fmt: skip
+            offered.set(tools=[changed])
+            server.stop()
+            server.start()  # nothing is remembered: the next task compares
+            assert answer(server, "tolerate") == "done"
+            with server.client() as client:
+                task = client.create_task(agent="refuse", input="go", wait=60)
+                entries = client.audit(object_kind="release")["items"]
+            assert task["state"] != "completed"
+            assert "crm" in json.dumps(task["error"])
+            drifts = [entry for entry in entries if entry["action"] == "tools.drift"]
+            assert {entry["detail"]["policy"] for entry in drifts} == {"refuse", "tolerate"}
+            penstock("release", tmp_path / "refuse")
+            penstock("deploy", "refuse", "--strategy", "all_at_once")
+            assert answer(server, "refuse") == "done"
+            said = penstock("release", "diff", "refuse", "v1", "v2")
+            assert "tool find" in said
+            assert "code" not in said.split()
+    finally:
+        offered.close()

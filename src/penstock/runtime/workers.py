@@ -26,6 +26,7 @@ from penstock.runtime.deltas import Deltas
 from penstock.runtime.evaluations import Evaluations
 from penstock.runtime.hosts import OwnHost, SharedProcess
 from penstock.runtime.identity import Identities
+from penstock.runtime.sources import Sources
 from penstock.runtime.variables import Variables
 from penstock.runtime.zygotes import Zygotes
 from penstock.store import Store, Transaction, tasks, workers
@@ -55,6 +56,7 @@ class Worker:
         concurrency: int,
         scratch: Path,
         variables: Variables | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self.deltas = Deltas()
         self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
@@ -62,6 +64,7 @@ class Worker:
             store, builder, gateway_url=gateway_url, scratch=scratch, variables=variables
         )
         self.id = new_id("wrk")
+        self._sources = sources
         self._store = store
         self._concurrency = concurrency
         self._attempts: dict[str, Attempt] = {}
@@ -204,7 +207,10 @@ class Worker:
         release = claim.task.release
         claimed_at = time.monotonic()
         try:
-            policy = (await self.zygotes.manifest(release)).policy
+            manifest = await self.zygotes.manifest(release)
+            policy = manifest.policy
+            if self._sources is not None and manifest.sources:
+                await self._sources.check(release, manifest)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not stay running
             with contextlib.suppress(Stale):
                 await self._attempt(claim, Policy(), claimed_at).abandon(error)
