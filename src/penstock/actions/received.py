@@ -102,10 +102,7 @@ def read(layout: Layout) -> Received:
     if layout.plain["oci-layout"] != artifacts.LAYOUT:
         raise Damaged("oci-layout is not what it should be")
     index = artifacts.index_digests(layout.plain["index.json"])
-    for digest in index:
-        if digest not in layout.digests:
-            raise Damaged(f"index.json names blob {digest}, which is not in the artifact")
-    documents = [artifacts.read_manifest(layout.read(digest)) for digest in index]
+    documents = [_manifest(layout, digest) for digest in index]
     mains = [one for one in documents if one.artifact_type == artifacts.RELEASE]
     if len(mains) != 1:
         raise Invalid(
@@ -128,6 +125,12 @@ def read(layout: Layout) -> Received:
             if layout.size(descriptor.digest) != descriptor.size:
                 raise Damaged(f"blob {descriptor.digest} is not as long as {document.digest} says")
     return _open(layout, main, others)
+
+
+def _manifest(layout: Layout, digest: str) -> Document:
+    if digest not in layout.digests:
+        raise Damaged(f"index.json names blob {digest}, which is not in the artifact")
+    return artifacts.read_manifest(layout.read(digest))
 
 
 def _open(layout: Layout, main: Document, others: Sequence[Document]) -> Received:

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from penstock.actions.access import AccessActions
 from penstock.actions.agents import AgentActions
 from penstock.actions.artifacts import ArtifactActions
+from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.insight import InsightActions
@@ -33,6 +34,7 @@ class Actions:
     access: AccessActions
     agents: AgentActions
     artifacts: ArtifactActions
+    backups: BackupActions
     components: ComponentActions
     environments: EnvironmentActions
     insight: InsightActions

@@ -120,13 +120,24 @@ class Client(Routes):
         Raises:
             PenstockError: the server refuses, or the connection breaks.
         """
+        begun = False
         try:
             with self._http.stream("GET", path, params=parameters, timeout=_LONG) as response:
                 if response.status_code >= 400:  # noqa: PLR2004 - the first status of an error
                     _value(response.status_code, response.read())
+                begun = True
                 yield from response.iter_bytes()
         except httpx2.TransportError as error:
+            if begun:
+                raise Unavailable(
+                    f"the answer of the server at {self._url} broke off",
+                    hint="Try again; the server's log may say why.",
+                ) from None
             raise _unreachable(self._url, error) from None
+
+    def backup(self) -> Iterator[bytes]:
+        """Everything the server holds, as the bytes of a backup."""
+        return self.download("/api/v1/backup")
 
     def export_artifact(self, agent: str, ref: str, *, wheels: bool = True) -> Iterator[bytes]:
         """A release as the tar of an OCI image layout."""

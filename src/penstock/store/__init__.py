@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from penstock.store.backups import Snapshot
 from penstock.store.migrate import migrate_postgres, migrate_sqlite
 from penstock.store.postgres import PostgresDatabase
 from penstock.store.sqlite import SqliteDatabase
@@ -60,6 +62,10 @@ class Store:
     async def read(self, work: Work[T]) -> T:
         """Run a unit of work that only reads, on one snapshot."""
         return await self._database.read(work)
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """Everything as it is at one moment, for as long as the ``async with`` lasts."""
+        return self._database.snapshot()
 
     def subscribe(self, channel: str, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call ``callback(payload)`` on every notification; returns how to stop it."""

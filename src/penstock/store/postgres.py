@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -21,6 +21,8 @@ T = TypeVar("T")
 _POOL = 9  # with the listening connection: ten per process
 _CHANNEL = "penstock"
 _RETRIES = 5
+_CHUNK_ROWS = 1000
+_CHUNK_BYTES = 1 << 20
 
 
 class _Transaction:
@@ -57,6 +59,42 @@ class _Transaction:
     def _bind(self, query: str, parameters: dict[str, Value]) -> tuple[str, list[Value]]:
         compiled = self._queries[query]
         return compiled.sql, [parameters[name] for name in compiled.parameters]
+
+
+class _Snapshot:
+    """The database as it was at one moment, read over a connection of its own."""
+
+    dialect = "postgres"
+
+    def __init__(self, connection: Any) -> None:
+        self._tx = _Transaction(connection, load("postgres"))
+        self._connection = connection
+
+    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+        with _readable():
+            return await self._tx.fetch_all(query, **parameters)
+
+    async def stream(self, sql: str) -> AsyncIterator[list[tuple[Any, ...]]]:
+        with _readable():
+            cursor = await self._connection.cursor(sql)
+        number = 1  # how large rows are is known once some were seen
+        while True:
+            with _readable():
+                rows = [tuple(row) for row in await cursor.fetch(number)]
+            if not rows:
+                return
+            yield rows
+            size = sum(len(v) for row in rows for v in row if isinstance(v, str | bytes))
+            number = min(number * 2, _CHUNK_ROWS, max(1, number * _CHUNK_BYTES // max(1, size)))
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Turns what the driver raises into our error."""
+    try:
+        yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
 
 
 class PostgresDatabase:
@@ -131,6 +169,27 @@ class PostgresDatabase:
                 return await work(_Transaction(connection, self._queries))
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
             raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[_Snapshot]:
+        """The database as it is now, for as long as it takes; writers go on meanwhile.
+
+        Raises:
+            Unavailable: the server does not answer, or stops answering.
+        """
+        if self._pool is None:
+            raise Unavailable("the database is closed")
+        with _readable():
+            # A connection of its own: this may take an hour, and the pool is small.
+            connection = await asyncpg.connect(self._url, timeout=10)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                with _readable():
+                    await connection.execute("set local idle_in_transaction_session_timeout = 0")
+                    await connection.execute("select 1")  # the moment
+                yield _Snapshot(connection)
+        finally:
+            await connection.close(timeout=2)
 
     def _connection(self) -> Any:
         if self._pool is None:

@@ -10,13 +10,13 @@ import msgspec
 
 from penstock.domain.errors import Conflict, NotFound
 from penstock.domain.rollouts import (
-    Past,
     ACTIVE_PHASES,
     Arm,
     Baseline,
     Decision,
     FinishedTask,
     Hold,
+    Past,
     Phase,
     Plan,
     Rollout,

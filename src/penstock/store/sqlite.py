@@ -8,12 +8,14 @@ one fsync, and a lone write never waits for company.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 _GROUP = 256  # units of work that may share a commit
 _READERS = 2
+_CHUNK_ROWS = 1000
+_CHUNK_BYTES = 1 << 20
 
 _PRAGMAS = """
 pragma journal_mode = wal;
@@ -62,6 +66,44 @@ class _Transaction:
 
     def _run(self, query: str, parameters: dict[str, Value]) -> sqlite3.Cursor:
         return self._connection.execute(self._queries[query].sql, parameters)
+
+
+class _Snapshot:
+    """The database as it was at one moment, read in a thread of its own."""
+
+    dialect = "sqlite"
+
+    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._thread = thread
+        self._queries = load("sqlite")
+
+    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+        def fetch() -> list[Row]:
+            return self._connection.execute(self._queries[query].sql, parameters).fetchall()
+
+        return await self._run(fetch)
+
+    async def stream(self, sql: str) -> AsyncIterator[list[tuple[Any, ...]]]:
+        cursor = await self._run(lambda: self._connection.execute(sql))
+        while chunk := await self._run(lambda: self._chunk(cursor)):
+            yield chunk
+
+    @staticmethod
+    def _chunk(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+        rows, size = [], 0
+        for row in cursor:
+            rows.append(tuple(row))
+            size += sum(len(value) for value in row if isinstance(value, str | bytes))
+            if len(rows) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+                break
+        return rows
+
+    async def _run(self, read: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+        except sqlite3.Error as error:
+            raise Unavailable(f"the database cannot be read: {error}") from error
 
 
 class _Job:
@@ -138,6 +180,28 @@ class SqliteDatabase:
     async def read(self, work: Work[T]) -> T:
         """Run ``work`` on a snapshot; it may not write."""
         return await self._submit(self._reads, work)
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[_Snapshot]:
+        """The database as it is now, for as long as it takes; writers go on meanwhile.
+
+        Raises:
+            Unavailable: the database is closed, or its file cannot be read.
+        """
+        if not self._threads:
+            raise Unavailable("the database is closed")
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="penstock-snapshot")
+        beginning = thread.submit(self._begin_snapshot)
+        try:
+            try:
+                connection = await asyncio.wrap_future(beginning)
+            except sqlite3.Error as error:
+                raise Unavailable(f"the database cannot be read: {error}") from error
+            yield _Snapshot(connection, thread)
+        finally:
+            # In the same thread: a read that was given up may still be at work there.
+            thread.submit(lambda: beginning.result().close())
+            thread.shutdown(wait=False)
 
     async def _submit(self, to: queue.SimpleQueue[_Job | None], work: Work[T]) -> T:
         if not self._threads:
@@ -254,6 +318,13 @@ class SqliteDatabase:
         connection.row_factory = sqlite3.Row
         connection.executescript(_PRAGMAS)
         connection.create_function("now_us", 0, lambda: self._clock.now_us())  # noqa: PLW0108 - the clock is replaced once the past is known
+        return connection
+
+    def _begin_snapshot(self) -> sqlite3.Connection:
+        connection = self._connect()
+        connection.execute("pragma query_only = on")
+        connection.execute("begin")
+        connection.execute("select 1 from sqlite_schema limit 1").fetchall()  # the moment
         return connection
 
     @staticmethod

@@ -495,7 +495,10 @@ class _Session:
                     following=following and self._join(response.url, following),
                 )
 
-        return await self.retry(once)
+        try:
+            return await self.retry(once)
+        except Unavailable as error:
+            raise Unavailable(f"{what}: {error.message}", hint=error.hint) from None
 
     async def knows_referrers(self, subject: str) -> bool:
         """Whether the registry itself lists what refers to a manifest."""
