@@ -36,7 +36,8 @@ format: .venv/dev ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format -q .
 
-bench: .venv/dev ## side by side with langgraph dev, which is installed into .bench
+bench: .venv/dev ## releases, then side by side with langgraph dev, which is installed into .bench
+	$(BIN)/python benchmarks/releases.py
 	$(BIN)/python benchmarks/side_by_side.py
 
 bench-attempts: .venv/dev ## what one isolated attempt costs, in CPU, time and memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from penstock.domain.components import WHOLE, Component, ComponentKind, NewComponent
@@ -12,6 +12,7 @@ from penstock.rules.releases import label
 from penstock.store.transaction import Row, Transaction
 
 _LEAST_PREFIX = 6
+_KINDS = {kind.value: kind for kind in ComponentKind}  # a list may be of ten thousand
 _FLUENT = {ComponentKind.CODE, ComponentKind.POLICY}  # their labels are beginnings of digests
 
 
@@ -166,14 +167,22 @@ async def _label(tx: Transaction, agent: str, part: NewComponent) -> str:
             )
         return part.label
     previous = await latest(tx, agent, part.kind, part.name)
+    if part.hint is None and part.kind not in _FLUENT:
+        counted = _next(part, previous, ())
+        if await tx.fetch_one("components.taken", **address, prefix=counted) is None:
+            return counted  # as nearly always: an author's own label is seldom in the way
     prefix = part.digest[:_LEAST_PREFIX] if part.kind in _FLUENT else _beginning(part.hint)
     rows = await tx.fetch_all("components.taken", **address, prefix=f"{prefix}%")
+    return _next(part, previous, {row["label"] for row in rows})
+
+
+def _next(part: NewComponent, previous: Component | None, taken: Container[str]) -> str:
     return label(
         part.kind,
         digest=part.digest,
         hint=part.hint,
         latest=None if previous is None else previous.label,
-        taken={row["label"] for row in rows},
+        taken=taken,
     )
 
 
@@ -213,15 +222,16 @@ async def _labelled(
     if not pointing:
         return found
     return [
-        replace(item, labels=tuple(pointing.get((item.kind.value, item.name, item.digest), ())))
+        replace(item, labels=tuple(pointing[key])) if key in pointing else item
         for item in found
+        for key in [(item.kind.value, item.name, item.digest)]
     ]
 
 
 def _record(row: Row) -> Component:
     return Component(
         agent=row["agent"],
-        kind=ComponentKind(row["kind"]),
+        kind=_KINDS[row["kind"]],
         name=row["name"],
         digest=row["digest"],
         number=row["number"],
