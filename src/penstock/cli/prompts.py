@@ -262,11 +262,11 @@ def _imported(text: str, *, form: str, name: str) -> str:
     """A file of another format as one of ours; what it cannot say is said."""
     if form == "penstock":
         return text
-    from penstock.rules import prompt_formats  # noqa: PLC0415 - only for these
+    from penstock.rules import foreign_prompts  # noqa: PLC0415 - only for these
 
     reader = {
-        "dotprompt": prompt_formats.read_dotprompt,
-        "prompty": prompt_formats.read_prompty,
+        "dotprompt": foreign_prompts.read_dotprompt,
+        "prompty": foreign_prompts.read_prompty,
     }[form]
     return _said(reader(text, name=name))
 
@@ -274,11 +274,11 @@ def _imported(text: str, *, form: str, name: str) -> str:
 def _exported(text: str, *, form: str, name: str) -> str:
     if form == "penstock":
         return text
-    from penstock.rules import prompt_formats  # noqa: PLC0415 - only for these
+    from penstock.rules import foreign_prompts  # noqa: PLC0415 - only for these
 
     writer = {
-        "dotprompt": prompt_formats.write_dotprompt,
-        "prompty": prompt_formats.write_prompty,
+        "dotprompt": foreign_prompts.write_dotprompt,
+        "prompty": foreign_prompts.write_prompty,
     }[form]
     return _said(writer(text, name=name))
 

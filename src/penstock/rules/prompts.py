@@ -41,7 +41,7 @@ KEYS = (
     "metadata", "name",
 )  # fmt: skip
 _MOST_BYTES = 1 << 20
-_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _NOTHING: dict[str, Any] = {}
 _NO_TEXTS: tuple[str, ...] = ()
 _SANDBOX = ImmutableSandboxedEnvironment(
@@ -178,7 +178,7 @@ def _schema(value: Any) -> dict[str, Any]:
     found = mapping(value)
     kinds = found.get("type", "object")
     for kind in kinds if isinstance(kinds, list) else [kinds]:
-        if kind not in _TYPES:
+        if kind not in TYPES:
             raise ValueError(f"{kind!r} is no type of JSON Schema")
     properties = found.get("properties", {})
     if not isinstance(properties, dict):
