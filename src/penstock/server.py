@@ -26,6 +26,7 @@ from penstock.actions.artifacts import ArtifactActions
 from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
 from penstock.actions.environments import EnvironmentActions
+from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
 from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
@@ -146,6 +147,7 @@ class Server:
             backups=BackupActions(store, home=settings.home),
             components=ComponentActions(store),
             environments=environments,
+            garbage=GarbageActions(store),
             insight=InsightActions(store),
             registries=RegistryActions(artifacts, OciRegistry()),
             releases=cutting,

@@ -15,6 +15,7 @@ from penstock.actions.artifacts import ArtifactActions
 from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
 from penstock.actions.environments import EnvironmentActions
+from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
 from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
@@ -37,6 +38,7 @@ class Actions:
     backups: BackupActions
     components: ComponentActions
     environments: EnvironmentActions
+    garbage: GarbageActions
     insight: InsightActions
     registries: RegistryActions
     releases: ReleaseActions

@@ -49,6 +49,7 @@ _COMMANDS = {
     "logs": _Command("Running", "tasks", "Show what a task printed and did."),
     "backup": _Command("Keeping", "backups", "Copy everything the server holds into a file."),
     "restore": _Command("Keeping", "backups", "Put a backup into an empty store."),
+    "gc": _Command("Keeping", "garbage", "Find and remove what nothing needs."),
     "upgrade": _Command("Keeping", "upgrades", "See what a new version would do to the data."),
     "login": _Command("Access", "access", "Remember a server's address and your key."),
     "signing": _Command("Access", "signing", "List, rotate and trust the keys that sign."),

@@ -220,6 +220,18 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64  # noqa: PLR2004 - sha256 in hex
 
 
+@release.command()
+@click.argument("agent")
+@click.argument("ref")
+@server_options
+@json_option
+def delete(agent: str, ref: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """Delete release REF of AGENT, if it has never served anybody."""
+    with connect(url, key) as client:
+        gone = client.delete_release(agent, ref)
+    emit(gone, as_json=as_json, show=lambda _: click.echo(f"Deleted {agent} v{gone['number']}."))
+
+
 release.add_command(diff)
 for _command in artifacts.COMMANDS:
     release.add_command(_command)

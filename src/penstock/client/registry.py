@@ -141,6 +141,16 @@ class RegistryRoutes:
         body = {"reference": reference, "insecure": insecure, "trust": list(trust)}
         return self._call("POST", "/api/v1/artifacts/pull", json=body, timeout=_LONG_SECONDS)
 
+    def delete_release(self, agent: str, ref: str) -> Any:
+        """Delete a release that has never served anybody."""
+        return self._call("DELETE", f"{_of(agent)}/releases/{_part(ref)}")
+
+    def garbage(self, *, remove: bool = False) -> Any:
+        """Find what nothing refers to; with ``remove``, remove it."""
+        if remove:
+            return self._call("POST", "/api/v1/garbage/collect", json={}, timeout=_LONG_SECONDS)
+        return self._call("GET", "/api/v1/garbage", timeout=_LONG_SECONDS)
+
     # ------------------------------------------------------------ keys and environments
 
     def signing_keys(self) -> Any:
