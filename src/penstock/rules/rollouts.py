@@ -120,6 +120,8 @@ def _forward(
         return _hold_split(rollout, facts)
     if stop is not None:
         return _hold_signal(rollout, stop)
+    if rollout.phase is Phase.PROVEN:
+        return None  # what was proven does not begin to ramp again
     return _ramp(rollout, facts, verdicts, now_us)
 
 
