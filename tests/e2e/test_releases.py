@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import mcp_server
+from registry_process import RegistryProcess
 from server_process import KEY, ServerProcess
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "support"
@@ -433,3 +434,21 @@ def test_tools_of_an_mcp_server_are_pinned_and_a_drift_is_refused_or_tolerated(t
             assert "code" not in said.split()
     finally:
         offered.close()
+
+
+def test_an_artifact_goes_through_a_real_registry(server, tmp_path):
+    """Pushed to an OCI registry, pulled by an installation that trusts the key, deployed there."""
+    registry = RegistryProcess(tmp_path / "registry")
+    try:
+        penstock = command(server, tmp_path)
+        penstock("release", plain(tmp_path / "p", "carried", "six", "six"))
+        reference = f"{registry.name}/team/carried:v1"
+        pushed = json.loads(penstock("release", "push", "carried", "v1", reference, "--json"))
+        with serving(tmp_path / "elsewhere", **OFFLINE) as other:
+            there = command(other, tmp_path)
+            assert "not trusted" in there("release", "pull", reference, fails=True)
+            there("release", "pull", reference, "--trust", pushed["key_id"])
+            there("deploy", "carried")
+            assert answer(other, "carried").endswith("Hello.")
+    finally:
+        registry.stop()

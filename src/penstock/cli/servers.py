@@ -96,16 +96,18 @@ def _greet(server: Server) -> Client:
 
 
 def _serve_project(client: Client, project: Path, strategy: str | None) -> None:
+    """Release a project and deploy what comes of it: one agent, or one for each of its graphs."""
     cut: Any = cut_release(client, project)
-    release = cut["release"]
-    agent = release["agent"]
-    done = client.deploy(agent, ref=release["digest"], strategy=strategy)
-    name = f"{agent} v{release['number']}"
-    if done["rollout"] is None or done["rollout"]["phase"] == "live":
-        note(f"{strong(name)} is serving  {release['composite']}")
-    else:
-        share = done["rollout"]["weight"]
-        note(f"{strong(name)} gets {share:.0%} of new sessions  {release['composite']}")
+    for release in cut["releases"]:
+        agent = release["agent"]
+        done = client.deploy(agent, ref=release["digest"], strategy=strategy)
+        name = f"{agent} v{release['number']}"
+        if done["rollout"] is None or done["rollout"]["phase"] == "live":
+            note(f"{strong(name)} is serving  {release['composite']}")
+        else:
+            share = done["rollout"]["weight"]
+            note(f"{strong(name)} gets {share:.0%} of new sessions  {release['composite']}")
+    agent = cut["release"]["agent"]
     note(f"\n  penstock chat {agent}\n  penstock task create {agent} 'some text'\n")
 
 
