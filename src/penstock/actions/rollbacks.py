@@ -144,9 +144,11 @@ class RollbackActions:
 
 
 def _setting(component: str, to: str | None) -> compositions.Setting:
-    setting = compositions.parse(f"{component}={to or '@previous'}")
+    hint = "One of: prompt, tools, model, code, policy, or one prompt or alias: prompt.system."
+    try:
+        setting = compositions.parse(f"{component}={to or '@previous'}")
+    except Invalid:
+        raise Invalid(f"{component!r} is no component", hint=hint) from None
     if setting.path:
-        raise Invalid(
-            f"{component!r} is no component", hint="prompt, tools, model, code, policy, prompt.NAME"
-        )
+        raise Invalid(f"{component!r} is no component", hint=hint)
     return setting

@@ -18,6 +18,7 @@ _BLOCK = 512
 _CHUNK = 1 << 20
 _PLAIN = ("oci-layout", "index.json")
 _MOST_PLAIN = 4 << 20
+_START = "the start"
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 
 
@@ -111,7 +112,7 @@ class Layout:
             head = file.read(_BLOCK)
             if head == bytes(_BLOCK):
                 break
-            name, size = _parse(head, after=last or (self.plain and "index.json") or "the start")
+            name, size = _parse(head, after=last or (self.plain and "index.json") or _START)
             blob = _BLOB.fullmatch(name)
             if expected:
                 wanted = expected.pop(0)
@@ -152,6 +153,8 @@ def _parse(head: bytes, *, after: str) -> tuple[str, int]:
         same = member(name, size) == head
     except (tarfile.TarError, UnicodeError, ValueError):
         same = False
+    if not same and after == _START:
+        raise LayoutError("the header behind the start is damaged, or this is no artifact at all")
     if not same:
         raise LayoutError(f"the header behind {after} is damaged")
     return name, size
