@@ -1,19 +1,24 @@
 """The record of every exchange: content-addressed, and on disk before its last byte is released.
 
 An agent sends its whole history again at every step, so each message is kept once, under its own
-digest; what was kept lately is remembered and not sent to the database again. Nothing deletes
-contents while a server runs.
+digest; what was kept lately is remembered and not sent to the database again. What a record refers
+to is never garbage.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from penstock.domain.access import SYSTEM
 from penstock.domain.exchanges import Exchange
-from penstock.store import Store, Transaction, blobs, exchanges
+from penstock.rules.chains import drifted
+from penstock.store import Store, Transaction, audit, blobs, exchanges
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED = 65_536  # digests, of 64 characters each
 
@@ -32,6 +37,7 @@ class Records:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: OrderedDict[str, None] = OrderedDict()
+        self._seen: dict[tuple[str, str], tuple[str | None, str | None]] = {}
         self._writing: set[asyncio.Task[Committed]] = set()
 
     async def commit(
@@ -63,12 +69,47 @@ class Records:
             )
 
         committed = await self._store.transact(work)
+        await self._compare(exchange)
         for digest in contents:
             kept[digest] = None
             kept.move_to_end(digest)
         while len(kept) > _REMEMBERED:
             kept.popitem(last=False)
         return committed
+
+    async def _compare(self, exchange: Exchange) -> None:
+        """Note, once each, when a provider answers with another model than the release pins."""
+        release, model = exchange.caller.release, exchange.model
+        if model is None or exchange.model_returned is None:
+            return
+        now = (exchange.model_returned, exchange.fingerprint)
+        before = self._seen.get((release, model))
+        if before == now:
+            return
+        self._seen[release, model] = now
+        said = drifted(model, *now, before[1] if before else None)
+        if said is None:
+            return
+        log.warning("release %s of %s: %s", release[:12], exchange.caller.agent, said)
+
+        async def note(tx: Transaction) -> None:
+            await audit.add(
+                tx,
+                SYSTEM,
+                "model.drift",
+                object_kind="release",
+                object_id=release,
+                detail={
+                    "agent": exchange.caller.agent,
+                    "pinned": f"{exchange.provider}/{model}",
+                    "returned": exchange.model_returned,
+                    "fingerprint": exchange.fingerprint,
+                    "exchange": exchange.id,
+                    "reason": said,
+                },
+            )
+
+        await self._store.transact(note)
 
     async def commit_whatever_happens(
         self,

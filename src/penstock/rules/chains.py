@@ -30,6 +30,24 @@ def falls_back(outcome: str, status: int | None) -> bool:
     return outcome in _OUTCOMES
 
 
+def drifted(
+    pinned: str | None, returned: str | None, fingerprint: str | None, before: str | None
+) -> str | None:
+    """What is not as it was pinned or last seen in an answer, as a sentence; None if nothing is.
+
+    Args:
+        pinned: the model's id as the release has it.
+        returned: the id that the provider put into its answer.
+        fingerprint: of the provider's configuration, in this answer.
+        before: the same in the answer before it.
+    """
+    if pinned and returned and returned != pinned and not returned.startswith(f"{pinned}-"):
+        return f"{pinned} was asked, and {returned} answered"
+    if fingerprint and before and fingerprint != before:
+        return f"{pinned} answers with the configuration {fingerprint}; it was {before}"
+    return None
+
+
 def final_status(attempts: Sequence[LinkAttempt]) -> int:
     """The status of a call that no link answered.
 
