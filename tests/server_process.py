@@ -20,10 +20,11 @@ KEY = "psk_" + "c" * 64
 
 
 class ServerProcess:
-    """``penstock up`` under our thumb."""
+    """``penstock up``, or another command that serves, under our thumb."""
 
-    def __init__(self, home: Path, *, environment=None, concurrency=32):
+    def __init__(self, home: Path, *, environment=None, concurrency=32, command="up"):
         self.home = home
+        self._command = command
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -32,7 +33,7 @@ class ServerProcess:
             **os.environ,
             "PENSTOCK_HOME": str(home),
             "PENSTOCK_ADMIN_KEY": KEY,
-            "PENSTOCK_CONCURRENCY": str(concurrency),
+            **({} if concurrency is None else {"PENSTOCK_CONCURRENCY": str(concurrency)}),
             **(environment or {}),
         }
         self.process = None
@@ -41,7 +42,7 @@ class ServerProcess:
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "up", "--port", str(self.port)],
+                [sys.executable, "-m", "penstock", self._command, "--port", str(self.port)],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -56,7 +57,7 @@ class ServerProcess:
             while True:
                 assert self.process.poll() is None, (self.home / "server.log").read_text()[-3000:]
                 try:
-                    client.whoami()
+                    client.ready()
                 except PenstockError:
                     assert time.monotonic() < until
                     time.sleep(0.05)

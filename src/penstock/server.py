@@ -14,6 +14,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ from penstock.actions.tasks import TaskActions
 from penstock.api.app import build_app
 from penstock.api.completions import Completions
 from penstock.api.dependencies import Actions
+from penstock.control.replicas import Autoscaler
 from penstock.control.rollouts import Controller
-from penstock.domain.errors import Unavailable
+from penstock.domain.errors import Invalid, Unavailable
 from penstock.domain.releases import Manifest, ToolSource
 from penstock.domain.tools import SourceFacts
 from penstock.drivers.builders.local import LocalBuilder
+from penstock.drivers.compute.processes import ProcessCompute
 from penstock.drivers.providers import Provider
 from penstock.drivers.providers.compatible import CompatibleProvider
 from penstock.drivers.providers.simulated import Faults, Latency, SimulatedProvider
@@ -66,15 +69,24 @@ log = logging.getLogger(__name__)
 _BACKLOG = 2048
 _CLOSE_SECONDS = 3
 _GATEWAY = "/gateway/"
+_OF_A_WORKER = ("/livez", "/readyz", "/metrics")
 
 OnReady = Callable[["Server"], Awaitable[None]]
+
+
+class Role(StrEnum):
+    """What a process is there for."""
+
+    SERVER = "server"  # the API, the control loops, and as many attempts as its concurrency says
+    WORKER = "worker"  # attempts and their gateway, and nothing else
 
 
 class Server:
     """Everything one process serves."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, role: Role = Role.SERVER) -> None:
         self.settings = settings
+        self.role = role
         self.login_key: str | None = None  # of the first administrator, if it was just made
         self._stack = contextlib.AsyncExitStack()
         self._socket: socket.socket | None = None
@@ -114,16 +126,19 @@ class Server:
 
     async def _start(self) -> None:
         settings = self.settings
+        if settings.database_url is None:
+            _refuse_alone(settings, self.role)
         self._socket = self._stack.enter_context(_bound(settings.host, settings.port))
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         store = Store(home=settings.home, url=settings.database_url)
         await store.open()
         self._stack.push_async_callback(store.close)
         access = AccessActions(store, await _pepper(store, settings.home))
-        self.login_key = await access.bootstrap(settings.admin_key)
         builder = LocalBuilder(settings.home, _read_source)
         signing = SigningActions(store, _signing_keys(store, settings))
-        await signing.vouch_for_all()
+        if self.role is Role.SERVER:
+            self.login_key = await access.bootstrap(settings.admin_key)
+            await signing.vouch_for_all()
         worker = self._worker = Worker(
             store,
             builder=builder,
@@ -158,15 +173,37 @@ class Server:
             tasks=TaskActions(store, worker.deltas, judges),
             ready=lambda: self._ready and worker.ready,
         )
-        app = _dispatcher(build_app(actions), Completions(calls, worker.callers))
+        api: Any = build_app(actions)
+        if self.role is Role.WORKER:
+            api = _only(api, _OF_A_WORKER)
+        app = _dispatcher(api, Completions(calls, worker.callers))
         await self._serve(app, self._socket)
         self._stack.callback(actions.stopping.set)
-        controller = Controller(store)
-        controller.start()
-        self._stack.push_async_callback(controller.stop)
+        if self.role is Role.SERVER:
+            self._control(store)
         self._stack.push_async_callback(worker.drain, settings.drain_seconds)
         await worker.start()
         self._ready = True
+
+    def _control(self, store: Store) -> None:
+        """Start the loops that make wishes true."""
+        controller = Controller(store)
+        controller.start()
+        self._stack.push_async_callback(controller.stop)
+        if self.settings.scaling is not None:
+            scaling = self.settings.scaling
+            environment = {
+                **os.environ,
+                "PENSTOCK_HOME": str(self.settings.home),
+                "PENSTOCK_HOST": "127.0.0.1",
+                "PENSTOCK_PORT": "0",
+                "PENSTOCK_CONCURRENCY": str(scaling.concurrency),
+                "PENSTOCK_SCALE": "",
+            }
+            compute = ProcessCompute(environment, drain_seconds=self.settings.drain_seconds)
+            autoscaler = Autoscaler(store, compute, scaling)
+            autoscaler.start()
+            self._stack.push_async_callback(autoscaler.stop)
 
     async def _serve(self, app: Any, end: socket.socket) -> None:
         config = uvicorn.Config(
@@ -215,20 +252,30 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def run(settings: Settings, on_ready: OnReady | None = None) -> None:
+def run(
+    settings: Settings,
+    on_ready: OnReady | None = None,
+    *,
+    role: Role = Role.SERVER,
+    parent: int | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; a second one shortens the drain.
 
     Args:
         settings: of the server.
         on_ready: called once it answers; if it raises, the server stops and the error is raised.
+        role: what the process is there for.
+        parent: a process whose end means what SIGTERM means.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings, on_ready))
+        runner.run(_run(settings, on_ready, role, parent))
 
 
-async def _run(settings: Settings, on_ready: OnReady | None) -> None:
+async def _run(
+    settings: Settings, on_ready: OnReady | None, role: Role, parent: int | None
+) -> None:
     loop = asyncio.get_running_loop()
-    server = Server(settings)
+    server = Server(settings, role)
     stopping = asyncio.Event()
     hurrying: set[asyncio.Task[None]] = set()
 
@@ -240,6 +287,8 @@ async def _run(settings: Settings, on_ready: OnReady | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await server.start()
+    if parent is not None:
+        _watch(parent, stopping)
     try:
         if on_ready is not None:
             following = asyncio.ensure_future(on_ready(server))
@@ -256,6 +305,45 @@ async def _run(settings: Settings, on_ready: OnReady | None) -> None:
         log.info("stopping: draining for up to %.0f s", settings.drain_seconds)
     finally:
         await server.stop()
+
+
+def _watch(parent: int, gone: asyncio.Event) -> None:
+    """Set an event when a process ends; at once if it has."""
+    try:
+        fd = os.pidfd_open(parent)
+    except ProcessLookupError:
+        gone.set()
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_end() -> None:
+        loop.remove_reader(fd)
+        os.close(fd)
+        gone.set()
+
+    loop.add_reader(fd, on_end)
+
+
+def _refuse_alone(settings: Settings, role: Role) -> None:
+    """Say what needs a database that several processes can open.
+
+    Raises:
+        Invalid: the settings ask for it on SQLite.
+    """
+    several = (
+        "a worker"
+        if role is Role.WORKER
+        else "PENSTOCK_SCALE"
+        if settings.scaling
+        else "PENSTOCK_CONCURRENCY=0"
+        if not settings.concurrency
+        else None
+    )
+    if several is not None:
+        raise Invalid(
+            f"{several} needs PostgreSQL: one process alone opens SQLite, and runs the attempts",
+            hint="Set PENSTOCK_DATABASE_URL=postgresql://…, for the server and its workers alike.",
+        )
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -375,6 +463,19 @@ def _manifests(store: Store) -> Callable[[str], Awaitable[Manifest]]:
         return await store.read(work)
 
     return manifest_of
+
+
+def _only(api: Any, paths: tuple[str, ...]) -> Any:
+    """An application that knows a few paths of another."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path") in paths:
+            await api(scope, receive, send)
+        else:
+            # Whatever else is asked is answered as an unknown route is.
+            await api({**scope, "path": "/"}, receive, send)
+
+    return app
 
 
 def _dispatcher(api: Any, gateway: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.domain.errors import Invalid
+from penstock.domain.replicas import Scaling
 
 T = TypeVar("T")
 
@@ -16,6 +17,7 @@ DEFAULT_PORT = 8700
 
 _HIGHEST_PORT = 65535
 _MOST_CONCURRENCY = 1000
+_MOST_REPLICAS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,8 @@ class Settings:
     database_url: str | None = None
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT  # 0: any, printed
-    concurrency: int = 64  # attempts at once
+    concurrency: int = 64  # attempts at once; 0: this server runs none itself
+    scaling: Scaling | None = None  # of replicas that this server starts; None: it starts none
     drain_seconds: float = 20.0
     admin_key: str | None = None  # the first key, instead of a random one
     openai_key: str | None = None
@@ -54,12 +57,14 @@ class Settings:
             Invalid: a value cannot be used; names the variable.
         """
         read = _Reader(env)
+        scaling = read("SCALE", _scaling, None)
         return cls(
             home=Path(env.get("PENSTOCK_HOME") or ".penstock").expanduser().absolute(),
             database_url=read("DATABASE_URL", _database_url, None),
             host=env.get("PENSTOCK_HOST") or "127.0.0.1",
             port=read("PORT", _between(0, _HIGHEST_PORT), DEFAULT_PORT),
-            concurrency=read("CONCURRENCY", _between(1, _MOST_CONCURRENCY), 64),
+            concurrency=read("CONCURRENCY", _between(0, _MOST_CONCURRENCY), 0 if scaling else 64),
+            scaling=scaling,
             drain_seconds=read("DRAIN_SECONDS", _not_negative, 20.0),
             admin_key=read("ADMIN_KEY", _key, None),
             openai_key=env.get("OPENAI_API_KEY") or None,
@@ -133,6 +138,31 @@ def _faults(text: str) -> dict[str, float]:
     if not isinstance(given, dict) or not given.keys() <= set(known):
         raise ValueError(f"it is a JSON object with shares of {', '.join(known)}")
     return {name: float(value) for name, value in given.items()}
+
+
+def _scaling(text: str) -> Scaling:
+    given: Any = json.loads(text)
+    known = {"min", "max", "target", "concurrency", "up_seconds", "down_seconds"}
+    if not isinstance(given, dict) or not given.keys() <= known or "max" not in given:
+        raise ValueError(f'it is a JSON object: {{"max": 4}}, and also {", ".join(sorted(known))}')
+    numbers = {name: given[name] for name in given if not name.endswith("_seconds")}
+    if not all(type(value) is int for value in numbers.values()):
+        raise ValueError(f"{', '.join(numbers)} are whole numbers")
+    found = Scaling(
+        least=given.get("min", 0),
+        most=given["max"],
+        target=given.get("target", 32),
+        concurrency=given.get("concurrency", 64),
+        up_seconds=float(given.get("up_seconds", 0.0)),
+        down_seconds=float(given.get("down_seconds", 60.0)),
+    )
+    if not 0 <= found.least <= found.most <= _MOST_REPLICAS or not found.most:
+        raise ValueError(f"0 ≤ min ≤ max, and max is from 1 to {_MOST_REPLICAS}")
+    if found.target < 1 or not 1 <= found.concurrency <= _MOST_CONCURRENCY:
+        raise ValueError(f"target is 1 or more, concurrency from 1 to {_MOST_CONCURRENCY}")
+    if not (0 <= found.up_seconds < float("inf") and 0 <= found.down_seconds < float("inf")):
+        raise ValueError("seconds are not negative")
+    return found
 
 
 def _providers(text: str, env: Mapping[str, str]) -> dict[str, ProviderSettings]:

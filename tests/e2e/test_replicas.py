@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from urllib.parse import urlsplit, urlunsplit
-
-import asyncpg
 import pytest
 
 from penstock.cli.projects import packed
+from postgres_database import fresh_database
 from server_process import ServerProcess
 
 pytestmark = pytest.mark.postgres
@@ -28,17 +24,8 @@ def agent(given):
 
 @pytest.fixture
 async def url():
-    server = os.environ.get("PENSTOCK_TEST_POSTGRES")
-    if not server:
-        pytest.skip("PENSTOCK_TEST_POSTGRES is not set")
-    name = f"penstock_e2e_{secrets.token_hex(6)}"
-    admin = await asyncpg.connect(server)
-    try:
-        await admin.execute(f"create database {name} template template0")
-        yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-        await admin.execute(f"drop database {name} with (force)")
-    finally:
-        await admin.close()
+    async with fresh_database() as url:
+        yield url
 
 
 async def test_a_killed_servers_tasks_go_on_at_the_other(url, tmp_path):

@@ -47,6 +47,7 @@ _COMMANDS = {
     "rollout": _Command("Delivery", "rollouts", "Show a rollout with its evidence and story."),
     "task": _Command("Running", "tasks", "Create, watch, list and cancel tasks."),
     "logs": _Command("Running", "tasks", "Show what a task printed and did."),
+    "worker": _Command("Running", "servers", "Run attempts for the servers of a database."),
     "backup": _Command("Keeping", "backups", "Copy everything the server holds into a file."),
     "restore": _Command("Keeping", "backups", "Put a backup into an empty store."),
     "gc": _Command("Keeping", "garbage", "Find and remove what nothing needs."),

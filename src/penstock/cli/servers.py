@@ -17,7 +17,7 @@ from penstock.cli.releases import cut_release
 from penstock.client import Client
 from penstock.domain.errors import PenstockError
 from penstock.kit import logs
-from penstock.server import Server, run
+from penstock.server import Role, Server, run
 from penstock.settings import Settings
 
 _LOOK_SECONDS = 0.5
@@ -47,6 +47,29 @@ def up(project: Path | None, port: int | None, *, canary: bool) -> None:
         note("Ctrl-C ends it.")
 
     run(settings, on_ready)
+
+
+@click.command()
+@click.option("--parent", type=int, help="Drain and end when this process has ended.")
+@_port
+def worker(port: int | None, *, parent: int | None) -> None:
+    """Run attempts for the servers of one PostgreSQL, and nothing else.
+
+    Any number of workers may run, on any machines; PENSTOCK_DATABASE_URL says which database.
+    SIGTERM drains: steps are finished or handed back, and another worker goes on. It answers
+    /livez, /readyz and /metrics on PENSTOCK_PORT (any free one without it).
+    """
+    settings = _settings(port if port is not None else _own_port())
+
+    async def on_ready(server: Server) -> None:
+        note(f"worker at {server.url}, up to {settings.concurrency} attempts at once")
+
+    run(settings, on_ready, role=Role.WORKER, parent=parent)
+
+
+def _own_port() -> int | None:
+    """What was asked for; any free one, so that a worker does not take its server's."""
+    return None if os.environ.get("PENSTOCK_PORT") else 0
 
 
 @click.command()

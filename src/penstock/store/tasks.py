@@ -245,6 +245,13 @@ async def next_due_seconds(tx: Transaction) -> float | None:
     return max(0.0, float(row["wait_us"]) / 1_000_000)
 
 
+async def load(tx: Transaction, *, most: int) -> tuple[int, int]:
+    """How many tasks wait and are due, and how many run; neither is counted beyond ``most``."""
+    row = await tx.fetch_one("tasks.load", most=most)
+    assert row is not None
+    return int(row["backlog"]), int(row["in_flight"])
+
+
 async def live_in_session(tx: Transaction, session_id: str) -> tuple[int, int]:
     """How many tasks of a session have not ended, and how many of those will close it."""
     row = await tx.fetch_one("tasks.live_in_session", session_id=session_id)

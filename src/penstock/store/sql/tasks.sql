@@ -111,6 +111,16 @@ limit :limit;
 -- How long until the next task that waits for its time, in microseconds.
 select min(run_after_us) - now_us() as wait_us from tasks where state = 'queued' and run_after_us > now_us();
 
+-- name: load
+-- What waits and is due, and what runs; counted only as far as it matters to whoever scales.
+select
+  (select count(*) from (
+    select 1 from tasks where state = 'queued' and run_after_us <= now_us() limit :most
+  ) waiting) as backlog,
+  (select count(*) from (
+    select 1 from tasks where state = 'running' limit :most
+  ) running) as in_flight;
+
 -- name: live_in_session
 -- Tasks of a session that have not ended, and how many of them end it.
 select count(*) as live, coalesce(sum(close_session), 0) as closing
