@@ -147,8 +147,14 @@ class Server:
             scratch=settings.home / "scratch",
             variables=Variables(store, {"env": VariableSecrets(os.environ), "file": FileSecrets()}),
             sources=Sources(store, _read_source),
+            caps=settings.caps,
         )
-        calls = Calls(store, providers=_providers(settings), manifest_of=_manifests(store))
+        calls = Calls(
+            store,
+            providers=_providers(settings),
+            manifest_of=_manifests(store),
+            caps=settings.caps,
+        )
         self._stack.push_async_callback(calls.close)
         judges = Judges()
         cutting = ReleaseActions(store, builder, signing)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from penstock.domain.errors import Invalid
 from penstock.domain.replicas import Scaling
+from penstock.rules.limits import read_caps
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class Settings:
     simulated_faults: Mapping[str, float] = field(default_factory=dict)
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     signing_key: Path | None = None  # a mounted private key, instead of one of our own making
+    caps: Mapping[str, Any] = field(default_factory=dict)  # what any task may use, by field
     log_level: str = "INFO"
 
     @classmethod
@@ -73,6 +75,7 @@ class Settings:
             simulated_faults=read("SIMULATED_FAULTS", _faults, {}),
             providers=read("PROVIDERS", lambda text: _providers(text, env), {}),
             signing_key=read("SIGNING_KEY", lambda text: Path(text).expanduser(), None),
+            caps=read("LIMITS", read_caps, {}),
             log_level=read("LOG_LEVEL", _level, "INFO"),
         )
 

@@ -22,6 +22,7 @@ from penstock.domain.exchanges import Caller, Exchange
 from penstock.domain.releases import FileEntry, Limits, Manifest, ModelPin, Policy, Price
 from penstock.drivers.providers.compatible import CompatibleProvider
 from penstock.drivers.providers.simulated import Faults, SimulatedProvider
+from penstock.gateway.budgets import Spent
 from penstock.gateway.calls import Calls
 from penstock.store import Store, Transaction, blobs, exchanges
 
@@ -81,6 +82,7 @@ class World:
         self.callers = FakeCallers()
         self.chain: tuple[ModelPin, ...] = ()
         self.cap: int | None = None
+        self.caps: dict[str, Any] = {}  # of the installation
         self.providers: dict[str, Any] = {}
         self.base_url = ""
         self.store: Store = Store(home=home)
@@ -147,7 +149,9 @@ async def served(
         return manifest(world.chain, world.cap)
 
     await world.store.open()
-    world.calls = Calls(world.store, providers=world.providers, manifest_of=manifest_of)
+    world.calls = Calls(
+        world.store, providers=world.providers, manifest_of=manifest_of, caps=world.caps
+    )
     app = wrap(Completions(world.calls, world.callers))
     config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off", ws="none")
     server = uvicorn.Server(config)
@@ -571,10 +575,36 @@ async def test_calls_in_flight_count_against_the_cap(world: World) -> None:
                 sdk.chat.completions.create(model="main", messages=MESSAGES) for _ in range(10)
             ]
             answers = await asyncio.gather(*calls, return_exceptions=True)
-            assert world.calls._tasks._states["task_1"].budget.reserved == 0
+            assert world.calls._tasks._states["task_1"].budget.reserved == Spent()
     refused = [a for a in answers if isinstance(a, openai.APIStatusError)]
     assert 1 <= len(upstream.ledger) <= 3
     assert len(refused) == 10 - len(upstream.ledger)
+
+
+async def test_the_token_limit_is_enforced_before_the_call(world: World) -> None:
+    async with Upstream() as upstream:
+        world.pin("one", upstream, parameters={"max_tokens": 10})
+        world.caps = {"tokens": 250}  # lower than the release's, which has none
+        async with served(world), world.sdk() as sdk:
+            # Each call uses 110 tokens and may use fewer by its estimate.
+            for _ in range(2):
+                await sdk.chat.completions.create(model="main", messages=MESSAGES)
+            with pytest.raises(openai.APIStatusError, match="cap of 250 tokens") as caught:
+                await sdk.chat.completions.create(model="main", messages=MESSAGES)
+    assert (caught.value.status_code, caught.value.code) == (402, "token_limit_exceeded")
+    assert len(upstream.ledger) == 2
+    assert world.sql("select limit_hit, tokens from tasks") == [("tokens", 220)]
+
+
+async def test_an_answer_from_the_record_uses_no_tokens_again(world: World) -> None:
+    async with Upstream() as upstream:
+        world.pin("one", upstream)
+        async with served(world), world.sdk() as sdk:
+            await sdk.chat.completions.create(model="main", messages=MESSAGES)
+            world.restart_attempt()
+            await sdk.chat.completions.create(model="main", messages=MESSAGES)
+    assert len(upstream.ledger) == 1
+    assert world.sql("select tokens from tasks") == [(110,)]
 
 
 async def test_an_unknown_price_under_a_cap_is_refused(world: World) -> None:

@@ -44,14 +44,23 @@ class ModelPin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one task may use; ``None`` means no limit of ours."""
+    """What one task may use; ``None`` means no limit of ours.
+
+    A field that came later than the first release is not in a manifest while it has its default:
+    see ``rules/releases.py``.
+    """
 
     time_seconds: float = 300.0  # wall time of one attempt
-    cpu_seconds: float | None = None  # CPU time of one attempt
-    memory_bytes: int | None = 1 << 30
+    cpu_seconds: float | None = None  # CPU time of one attempt, with all that it started
+    memory_bytes: int | None = 1 << 30  # of one attempt, with all that it started
     cost_nanos: int | None = None  # dollars of all attempts together
     attempts: int = 3  # attempts that may die before the task is a dead letter
     output_bytes: int = 8 << 20  # of the result; captured stdout and stderr are cut at it
+    memory_large_bytes: int | None = None  # of the attempt after one that ran out of memory_bytes
+    tokens: int | None = None  # in and out, of all attempts together
+    steps: int | None = None  # committed, of all attempts together
+    processes: int = 256  # that run at the same time in one attempt
+    open_files: int = 4096  # of one process
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

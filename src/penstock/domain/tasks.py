@@ -30,13 +30,25 @@ class Ending(StrEnum):
     OK = "ok"
     ERROR = "error"  # the agent raised
     EXIT = "exit"  # the agent called sys.exit
-    TIMEOUT = "timeout"  # the limit of wall or CPU time
+    TIMEOUT = "timeout"  # the limit of wall time
+    CPU = "cpu"  # the limit of CPU time
     MEMORY = "memory"
+    PROCESSES = "processes"
+    FILES = "files"  # open ones
     OUTPUT = "output"  # the result was larger than the limit
-    BUDGET = "budget_exceeded"
+    BUDGET = "budget_exceeded"  # the limit of cost
+    TOKENS = "tokens"
+    STEPS = "steps"
     CRASH = "crash"  # the process died
     LOST = "lost"  # its worker died, or gave it back while draining
     CANCELLED = "cancelled"
+
+
+class ResourceClass(StrEnum):
+    """How much memory an attempt gets: ``limits.memory``, or ``limits.memory_large``."""
+
+    STANDARD = "standard"
+    LARGE = "large"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +64,7 @@ class Task:
     outcome: str | None  # an Ending, once terminal
     input: Any
     output: Any
-    error: Mapping[str, Any] | None  # type, message, traceback
+    error: Mapping[str, Any] | None  # type, message, traceback; of a broken limit, which and whose
     epoch: int  # raised by every claim
     crashes: int
     losses: int
@@ -64,6 +76,8 @@ class Task:
     created_us: int
     started_us: int | None
     finished_us: int | None
+    tokens: int = 0  # in and out, of its model calls
+    resource_class: ResourceClass = ResourceClass.STANDARD  # of its next attempt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from penstock.domain.errors import Invalid
 from penstock.domain.exchanges import Caller, Exchange, LinkAttempt, Usage
 from penstock.domain.releases import Manifest, ModelPin
 from penstock.drivers.providers import Provider
+from penstock.gateway.budgets import Caps, Spent
 from penstock.gateway.chains import ChainFailed, Refused, Walk
 from penstock.gateway.prices import Prices
 from penstock.gateway.records import Committed, Records
@@ -30,6 +31,7 @@ from penstock.gateway.tasks import Tasks, TaskState
 from penstock.kit.clock import BootClock, Clock
 from penstock.kit.ids import new_id
 from penstock.rules import budgets
+from penstock.rules.limits import capped
 from penstock.rules.wires import openai, openai_forms, sse
 from penstock.store import Store
 from penstock.store.exchanges import Repeatable
@@ -40,6 +42,7 @@ ManifestOf = Callable[[str], Awaitable[Manifest]]
 
 _MANIFESTS = 256  # releases whose manifests are kept in memory
 _OK = 200
+_LIMITS = {"budget_exceeded": "cost", "token_limit_exceeded": "tokens"}  # by a refusal's code
 _PASSED_ON = ("retry-after", "x-request-id", "x-penstock-simulated")
 
 
@@ -128,8 +131,13 @@ class Calls:
         manifest_of: ManifestOf,
         clock: Clock | None = None,
         remembered_tasks: int = 4096,
+        caps: Mapping[str, Any] | None = None,
     ) -> None:
-        """Serve the releases that ``manifest_of`` knows with the providers named in their pins."""
+        """Serve the releases that ``manifest_of`` knows with the providers named in their pins.
+
+        ``caps`` are the installation's limits, by field; see ``rules/limits.py``.
+        """
+        self._caps = caps or {}
         self._providers = providers
         self._manifest_of = manifest_of
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
@@ -179,13 +187,14 @@ class Calls:
             record = await state.take(caller, request.digest)
             if record is not None:
                 return await self._repeat(call, state, record)
+            limits = capped(manifest.policy.limits, self._caps)
             walk = Walk(
                 providers=self._providers,
                 prices=self._prices,
                 pins=pins,
                 request=request,
                 reservation=state.budget.reservation(),
-                cap=manifest.policy.limits.cost_nanos,
+                caps=Caps(nanos=limits.cost_nanos, tokens=limits.tokens),
             )
             if request.stream:
                 answer = await self._stream(call, state, walk)
@@ -224,7 +233,7 @@ class Calls:
             )
             contents = {**call.request.contents, digest: whole.body}
             committed = await self._records.commit(exchange, contents)
-            walk.settle(committed.spent_nanos)
+            walk.settle(committed.spent)
             return self._delivered(
                 committed,
                 Answer(status=_OK, body=whole.body, headers=call.headers(walk.pin)),
@@ -267,7 +276,7 @@ class Calls:
             contents = {**call.request.contents, digest: raw}
             return await self._records.commit_whatever_happens(exchange, contents, settle=done)
 
-        def done(spent: int | None) -> None:
+        def done(spent: Spent | None) -> None:
             walk.settle(spent)
             state.calls -= 1
 
@@ -336,7 +345,7 @@ class Calls:
             response={"error": refused.message, "code": refused.code},
             attempts=attempts,
         )
-        limit_hit = "cost" if refused.code == "budget_exceeded" else None
+        limit_hit = _LIMITS.get(refused.code)
         await self._records.commit(exchange, call.request.contents, limit_hit=limit_hit)
         return _error(
             refused.status,

@@ -21,7 +21,7 @@ from penstock.drivers.providers import (
     TimedOut,
     read_all,
 )
-from penstock.gateway.budgets import Reservation
+from penstock.gateway.budgets import Caps, Reservation, Spent
 from penstock.gateway.prices import Prices
 from penstock.rules import budgets, chains
 from penstock.rules.budgets import FREE, Rate
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 ANSWER_LIMIT = 64 << 20  # bytes of one answer
 _OK = 200
+_BUDGET = "budget_exceeded"
+_TOKENS = "token_limit_exceeded"
 _FIRST_ERROR = 400
 
 
@@ -151,14 +153,14 @@ class Walk:
         pins: Sequence[ModelPin],
         request: openai.Request,
         reservation: Reservation,
-        cap: int | None,
+        caps: Caps,
     ) -> None:
         self._providers = providers
         self._prices = prices
         self._pins = pins
         self._request = request
         self._reservation = reservation
-        self._cap = cap
+        self._caps = caps
         self._began_ns = 0
         self.attempts: list[LinkAttempt] = []
         self.pin: ModelPin | None = None  # the link asked last
@@ -168,7 +170,7 @@ class Walk:
         """A complete JSON answer.
 
         Raises:
-            Refused: the task's cap forbids the call.
+            Refused: a cap of the task forbids the call.
             ChainFailed: there is no answer.
         """
         return await self._walk(self._ask_whole)
@@ -177,7 +179,7 @@ class Walk:
         """A stream that has begun to say something.
 
         Raises:
-            Refused: the task's cap forbids the call.
+            Refused: a cap of the task forbids the call.
             ChainFailed: there is no answer.
         """
         return await self._walk(self._ask_stream)
@@ -186,9 +188,9 @@ class Walk:
         """Note how the link that answered came through."""
         self._note(outcome, detail, _OK)
 
-    def settle(self, spent_nanos: int | None) -> None:
-        """Replace what was set aside by what the store says the task has cost in all."""
-        self._reservation.settle(spent_nanos)
+    def settle(self, spent: Spent | None) -> None:
+        """Replace what was set aside by what the store says the task has used in all."""
+        self._reservation.settle(spent)
 
     async def _walk(self, ask: Callable[[ModelPin, Provider], Awaitable[T]]) -> T:
         last: _Rejected | None = None
@@ -214,9 +216,10 @@ class Walk:
     async def _reserve(self, pin: ModelPin, provider: Provider) -> None:
         rate = await self._prices.of(pin, provider)
         self.rate = rate or FREE
-        if self._cap is None:
+        caps = self._caps
+        if caps.nanos is None and caps.tokens is None:
             return
-        if rate is None:
+        if rate is None and caps.nanos is not None:
             raise Refused(
                 f"The task has a cost cap and nobody knows what {pin.provider}/{pin.model} costs."
                 " Give the model a `price` in penstock.yaml, or remove `limits.cost`.",
@@ -224,20 +227,15 @@ class Walk:
                 code="price_unknown",
                 kind="insufficient_quota",
             )
-        most = budgets.estimate(
-            request_bytes=self._request.size,
-            max_tokens=self._request.maximum(pin.parameters),
-            rate=rate,
+        maximum = self._request.maximum(pin.parameters)
+        size = self._request.size
+        most = Spent(
+            nanos=budgets.estimate(request_bytes=size, max_tokens=maximum, rate=self.rate),
+            tokens=budgets.estimate_tokens(request_bytes=size, max_tokens=maximum),
         )
-        if not self._reservation.change_to(most, cap=self._cap):
-            raise Refused(
-                f"The next call may cost up to {budgets.dollars(most)} and would pass the task's"
-                f" cap of {budgets.dollars(self._cap)}. Raise `limits.cost` in penstock.yaml, or"
-                " ask for less: a smaller max_tokens, a shorter history.",
-                status=402,
-                code="budget_exceeded",
-                kind="insufficient_quota",
-            )
+        limit = self._reservation.change_to(most, caps=caps)
+        if limit is not None:
+            raise _over(limit, most, caps)
 
     async def _ask_whole(self, pin: ModelPin, provider: Provider) -> Whole:
         body = self._request.with_model(pin.model, pin.parameters)
@@ -309,6 +307,23 @@ class Walk:
             code="chain_failed",
         )
         return ChainFailed(status, body, last.headers if last is not None else {})
+
+
+def _over(limit: str, most: Spent, caps: Caps) -> Refused:
+    """The refusal of a call that a cap of the task forbids."""
+    if limit == "cost":
+        may, cap, code = budgets.dollars(most.nanos), budgets.dollars(caps.nanos or 0), _BUDGET
+        may = f"cost up to {may}"
+    else:
+        may, cap, code = f"use up to {most.tokens} tokens", f"{caps.tokens} tokens", _TOKENS
+    return Refused(
+        f"The next call may {may} and would pass the task's cap of {cap}."
+        f" Raise `limits.{limit}` in penstock.yaml, or ask for less: a smaller max_tokens,"
+        " a shorter history.",
+        status=402,
+        code=code,
+        kind="insufficient_quota",
+    )
 
 
 def _rejection(answer: ProviderAnswer, content: bytes) -> ProviderFailed:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from penstock.domain.access import SYSTEM
-from penstock.domain.exchanges import Exchange
+from penstock.domain.exchanges import Exchange, Usage
+from penstock.gateway.budgets import Spent
 from penstock.rules.chains import drifted
 from penstock.store import Store, Transaction, audit, blobs, exchanges
 
@@ -27,7 +28,7 @@ _REMEMBERED = 65_536  # digests, of 64 characters each
 class Committed:
     """What is true once an exchange is on disk."""
 
-    spent_nanos: int | None  # by its task in all; nothing if there is no such task
+    spent: Spent | None  # by its task in all; nothing if there is no such task
     late: bool  # a newer attempt has begun: the answer belongs to nobody
 
 
@@ -54,18 +55,28 @@ class Records:
         kept = self._kept
         new = {d: c for d, c in contents.items() if d not in kept}
         caller = exchange.caller
+        # An answer from the record was paid for, and counted, when it was first given.
+        usage = Usage() if exchange.replayed_from else exchange.usage
+        tokens = usage.input_tokens + usage.output_tokens
 
         async def work(tx: Transaction) -> Committed:
             # First the task's row: its lock decides which attempt is the newer one.
             standing = await exchanges.charge(
-                tx, task_id=caller.task_id, cost_nanos=exchange.cost_nanos, limit_hit=limit_hit
+                tx,
+                task_id=caller.task_id,
+                cost_nanos=exchange.cost_nanos,
+                tokens=tokens,
+                limit_hit=limit_hit,
             )
             late = standing is not None and standing.epoch != caller.epoch
             await blobs.put(tx, new)
             overtaken = late and exchange.outcome == "ok"
             await exchanges.add(tx, replace(exchange, outcome="cut") if overtaken else exchange)
             return Committed(
-                spent_nanos=None if standing is None else standing.cost_nanos, late=late
+                spent=None
+                if standing is None
+                else Spent(nanos=standing.cost_nanos, tokens=standing.tokens),
+                late=late,
             )
 
         committed = await self._store.transact(work)
@@ -116,7 +127,7 @@ class Records:
         exchange: Exchange,
         contents: Mapping[str, bytes],
         *,
-        settle: Callable[[int | None], None],
+        settle: Callable[[Spent | None], None],
     ) -> Committed:
         """The same, also when the caller is cancelled meanwhile: what was paid for is written.
 
@@ -124,10 +135,10 @@ class Records:
         """
 
         async def write() -> Committed:
-            spent: int | None = None
+            spent: Spent | None = None
             try:
                 committed = await self.commit(exchange, contents)
-                spent = committed.spent_nanos
+                spent = committed.spent
             finally:
                 settle(spent)
             return committed

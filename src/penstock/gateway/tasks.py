@@ -13,7 +13,7 @@ from itertools import islice
 
 from penstock.domain.errors import Stale
 from penstock.domain.exchanges import Caller
-from penstock.gateway.budgets import Budget
+from penstock.gateway.budgets import Budget, Spent
 from penstock.store import Store, Transaction, exchanges
 from penstock.store.exchanges import Repeatable
 
@@ -82,7 +82,7 @@ class Tasks:
         self._store = store
         self._keep = keep
         self._states: OrderedDict[str, TaskState] = OrderedDict()
-        self._loading: dict[str, asyncio.Task[int]] = {}
+        self._loading: dict[str, asyncio.Task[Spent]] = {}
 
     def __len__(self) -> int:
         return len(self._states)
@@ -101,7 +101,7 @@ class Tasks:
             spent = await self._spent(caller.task_id)
             state = self._states.get(caller.task_id)  # an equal call may have come first
         else:
-            spent = 0
+            spent = Spent()
         if state is None:
             state = self._remember(caller, Budget(spent))
         elif caller.epoch > state.epoch:
@@ -125,19 +125,21 @@ class Tasks:
         oldest_idle = (
             task_id
             for task_id, state in self._states.items()
-            if not state.calls and not state.budget.reserved
+            if not state.calls and state.budget.reserved == Spent()
         )
         newest = next(reversed(self._states))
         for task_id in list(islice(oldest_idle, surplus)):
             if task_id != newest:
                 del self._states[task_id]
 
-    async def _spent(self, task_id: str) -> int:
-        async def work(tx: Transaction) -> int:
+    async def _spent(self, task_id: str) -> Spent:
+        async def work(tx: Transaction) -> Spent:
             standing = await exchanges.standing(tx, task_id=task_id)
-            return 0 if standing is None else standing.cost_nanos
+            if standing is None:
+                return Spent()
+            return Spent(nanos=standing.cost_nanos, tokens=standing.tokens)
 
-        async def load() -> int:
+        async def load() -> Spent:
             try:
                 return await self._store.read(work)
             finally:

@@ -41,6 +41,7 @@ class Attempt:
         self.resume: bool = bool(order.get("resume"))
         self.token: str = order.get("token") or ""
         self.stopped = False
+        self.partial: Callable[[], Any] | None = None  # what the work has come to so far
         self._channel = channel
         self._on_stale = on_stale
         self._journal = {done["key"]: done["output"] for done in order.get("steps") or ()}
@@ -78,8 +79,15 @@ class Attempt:
         )
 
     def fail(self, error: dict[str, Any]) -> None:
-        """Report the end of the attempt and why it failed."""
-        self._channel.send({"t": "finish", "a": self.number, "ok": False, "error": error})
+        """Report the end of the attempt, why it failed, and how far it came."""
+        finish = {"t": "finish", "a": self.number, "ok": False, "error": error}
+        if self.partial is not None:
+            try:
+                self._channel.send({**finish, "partial": jsonable(self.partial())})
+            except Exception:  # noqa: BLE001 - what an agent's state holds is no reason to say nothing
+                self._channel.send(finish)
+            return
+        self._channel.send(finish)
 
     def step(
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,6 +1,6 @@
-"""Money of one task: what a call costs, what it may cost, whether it may be made.
+"""Money and tokens of one task: what a call costs, what it may cost, whether it may be made.
 
-All amounts are whole nano-dollars. Before a call its most expensive course is set aside
+All amounts are whole: nano-dollars, or tokens. Before a call its most expensive course is set aside
 (*reserved*); afterwards the reservation is replaced by what it did cost (*settled*). When the
 call's maximum is known the cap is never passed; when it is not, by at most the error of the
 estimate.
@@ -40,9 +40,18 @@ def cost_of(usage: Usage, rate: Rate) -> int:
 
 def estimate(*, request_bytes: int, max_tokens: int | None, rate: Rate) -> int:
     """What a call may cost at most, as far as can be known before it is made."""
-    tokens_in = -(-request_bytes // _BYTES_PER_TOKEN)
-    tokens_out = UNKNOWN_OUTPUT_TOKENS if max_tokens is None else max_tokens
+    tokens_in, tokens_out = _tokens(request_bytes, max_tokens)
     return tokens_in * rate.input_nanos + tokens_out * rate.output_nanos
+
+
+def estimate_tokens(*, request_bytes: int, max_tokens: int | None) -> int:
+    """How many tokens a call may use at most, in and out, as far as can be known before it."""
+    return sum(_tokens(request_bytes, max_tokens))
+
+
+def _tokens(request_bytes: int, max_tokens: int | None) -> tuple[int, int]:
+    tokens_in = -(-request_bytes // _BYTES_PER_TOKEN)
+    return tokens_in, UNKNOWN_OUTPUT_TOKENS if max_tokens is None else max_tokens
 
 
 def admit(*, cap: int | None, spent: int, reserved: int, estimate: int) -> bool:

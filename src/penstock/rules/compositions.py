@@ -28,6 +28,7 @@ from penstock.domain.components import ComponentKind
 from penstock.domain.errors import Invalid
 from penstock.domain.releases import FileEntry, ModelPin
 from penstock.rules import projects
+from penstock.rules.limits import FIELDS
 from penstock.rules.releases import Parts, contents, digest_json, with_contents
 
 SUFFIX = ".prompt"
@@ -177,7 +178,7 @@ def _with_policy(parts: Parts, setting: Setting) -> Parts:
     policy = parts.policy
     match head:
         case "limits":
-            field = _LIMITS.get(rest[0] if rest else "")
+            field = FIELDS.get(rest[0] if rest else "")
             if field is None:  # fragment() has refused every other key
                 raise Invalid(f"{setting.text}: which limit?", hint="policy.limits.cost=$0.20")
             limits = replace(policy.limits, **{field: getattr(read.limits, field)})
@@ -191,16 +192,6 @@ def _with_policy(parts: Parts, setting: Setting) -> Parts:
         case _:
             policy = replace(policy, env={**policy.env, **read.env})
     return replace(parts, policy=policy)
-
-
-_LIMITS = {
-    "time": "time_seconds",
-    "cpu": "cpu_seconds",
-    "memory": "memory_bytes",
-    "cost": "cost_nanos",
-    "attempts": "attempts",
-    "output": "output_bytes",
-}
 
 
 def _scalar(setting: Setting) -> Any:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.domain.errors import Invalid, ProjectInvalid
-from penstock.domain.releases import Isolation, Limits, ModelPin, Policy, ToolSource
+from penstock.domain.releases import Isolation, ModelPin, Policy, ToolSource
 from penstock.domain.rollouts import plan_from_json
 from penstock.rules.documents import Document, name, under
+from penstock.rules.limits import read_limits, unheld
 from penstock.rules.project_models import read_models, undated
 from penstock.rules.project_tools import read_modules, read_sources
-from penstock.rules.quantities import nanos, positive, seconds, share, size_bytes
+from penstock.rules.quantities import seconds, share
 
 FILE = "penstock.yaml"
 
@@ -98,7 +99,7 @@ def _project(document: Document) -> Project:
         sources=read_sources(document),
         models=models,
         policy=Policy(
-            limits=_limits(document),
+            limits=read_limits(document),
             isolation=document.read(
                 ("isolation",), _isolation, Isolation.PROCESS, "isolation: process, or shared"
             ),
@@ -112,7 +113,7 @@ def _project(document: Document) -> Project:
             strict=document.read(("strict",), _flag, default=False),
         ),
         dependencies=document.read(("dependencies",), _dependencies, None),
-        warnings=tuple(undated(document, models)),
+        warnings=(*undated(document, models), *unheld(document)),
     )
 
 
@@ -203,36 +204,6 @@ def _env(document: Document) -> dict[str, str]:
         else:
             found[key] = str(value).lower() if isinstance(value, bool) else str(value)
     return found
-
-
-def _limits(document: Document) -> Limits:
-    shipped = Limits()
-    given = under(document, "limits")
-    document.known(("limits",), given, ("time", "cpu", "memory", "cost", "attempts", "output"))
-    return Limits(
-        time_seconds=document.read(
-            ("limits", "time"), positive(seconds), shipped.time_seconds, "time: 5m"
-        ),
-        cpu_seconds=document.read(
-            ("limits", "cpu"), positive(seconds), shipped.cpu_seconds, "cpu: 60s of CPU time"
-        ),
-        memory_bytes=document.read(
-            ("limits", "memory"), positive(size_bytes), shipped.memory_bytes, "memory: 1GiB"
-        ),
-        cost_nanos=document.read(
-            ("limits", "cost"), positive(nanos), shipped.cost_nanos, "cost: $0.50"
-        ),
-        attempts=document.read(("limits", "attempts"), _attempts, shipped.attempts, "attempts: 3"),
-        output_bytes=document.read(
-            ("limits", "output"), positive(size_bytes), shipped.output_bytes, "output: 8MiB"
-        ),
-    )
-
-
-def _attempts(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100:  # noqa: PLR2004 - said in the message
-        raise ValueError(f"{value!r} is no number from 1 to 100")
-    return value
 
 
 # ---------------------------------------------------------------- rollout

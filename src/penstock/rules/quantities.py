@@ -13,6 +13,7 @@ _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Deci
 _SECONDS["d"] = Decimal(86400)
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _BYTES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_COUNTS = {"": 1, "k": 10**3, "M": 10**6}
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
 
 
@@ -32,6 +33,18 @@ def size_bytes(value: Any) -> int:
         ValueError: it is none.
     """
     return int(_scaled(value, _BYTES, "a size such as 512MiB or 1GiB"))
+
+
+def count(value: Any) -> int:
+    """A number of things: ``200``, ``200k``, ``1.5M``.
+
+    Raises:
+        ValueError: it is none, or no whole one.
+    """
+    number = _scaled(value, _COUNTS, "a number such as 60 or 200k")
+    if number != int(number):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(number)
 
 
 def nanos(value: Any) -> int:

@@ -19,7 +19,7 @@ import rfc8785
 
 from penstock.domain.components import ComponentKind
 from penstock.domain.errors import Damaged
-from penstock.domain.releases import FileEntry, Manifest, ModelPin, Policy, Tool, ToolSource
+from penstock.domain.releases import FileEntry, Limits, Manifest, ModelPin, Policy, Tool, ToolSource
 
 _SHORT = 7
 _decode = msgspec.json.Decoder(Manifest).decode
@@ -41,7 +41,34 @@ def digest_json(value: Any) -> str:
 
 def canonical(value: Any) -> bytes:
     """A JSON value, or a record, in its canonical form (RFC 8785)."""
-    return rfc8785.dumps(msgspec.to_builtins(value))
+    return rfc8785.dumps(plain(value))
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON has it.
+
+    A setting that Penstock learned later is left out while it has its default: the digest of what
+    a project said before must not change because more can be said now.
+    """
+    found = msgspec.to_builtins(value)
+    if isinstance(value, Manifest):
+        _without_defaults(found["policy"]["limits"])
+    elif isinstance(value, Policy):
+        _without_defaults(found["limits"])
+    return found
+
+
+_LATER = {
+    field.name: field.default
+    for field in dataclasses.fields(Limits)
+    if field.name in ("memory_large_bytes", "tokens", "steps", "processes", "open_files")
+}
+
+
+def _without_defaults(limits: dict[str, Any]) -> None:
+    for name, default in _LATER.items():
+        if limits.get(name) == default:
+            limits.pop(name, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +116,7 @@ def contents(parts: Parts) -> dict[ComponentKind, Any]:
             "state_schema": parts.state_schema,
             "state_types": list(parts.state_types),
         },
-        ComponentKind.POLICY: msgspec.to_builtins(parts.policy),
+        ComponentKind.POLICY: plain(parts.policy),
     }
 
 
@@ -292,7 +319,7 @@ def _flat(release: Manifest) -> dict[tuple[str, str], Any]:
     }
     for name, value in code.items():
         flat[ComponentKind.CODE.value, name] = value
-    policy: dict[str, Any] = msgspec.to_builtins(release.policy)
+    policy: dict[str, Any] = plain(release.policy)
     for name, value in policy.items():
         if isinstance(value, dict):
             for key, item in value.items():

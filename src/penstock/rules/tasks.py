@@ -13,13 +13,16 @@ that died, a worker that was lost. The two are counted apart. A task that keeps 
 is poison after ``attempts``; a worker may be lost for many reasons, so that cap lies higher, but
 there is one: a task that takes its worker down each time must end as well. A committed step ends
 that count: a task that gets on is no poison.
+
+One limit may be tried again with more: an attempt that ran out of memory, when the release has a
+larger resource class. That is one retry, and it counts as no crash.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.domain.tasks import Ending, Task, TaskState
+from penstock.domain.tasks import Ending, ResourceClass, Task, TaskState
 
 MOST_LOSSES = 10
 
@@ -32,9 +35,14 @@ _STATES = {
     Ending.ERROR: TaskState.FAILED,
     Ending.EXIT: TaskState.FAILED,
     Ending.TIMEOUT: TaskState.FAILED,
+    Ending.CPU: TaskState.FAILED,
     Ending.MEMORY: TaskState.FAILED,
+    Ending.PROCESSES: TaskState.FAILED,
+    Ending.FILES: TaskState.FAILED,
     Ending.OUTPUT: TaskState.FAILED,
     Ending.BUDGET: TaskState.FAILED,
+    Ending.TOKENS: TaskState.FAILED,
+    Ending.STEPS: TaskState.FAILED,
 }
 
 
@@ -46,16 +54,25 @@ class After:
     crashes: int
     losses: int
     delay_seconds: float = 0.0  # before the next attempt, when the state is queued
+    resource_class: ResourceClass | None = None  # of the next attempt; None: as it was
 
 
-def after_attempt(task: Task, ending: Ending, *, attempts: int) -> After:
+def after_attempt(task: Task, ending: Ending, *, attempts: int, larger: bool = False) -> After:
     """What an attempt's ending makes of its task.
 
     Args:
         task: as it was claimed.
         ending: how the attempt ended.
         attempts: how many processes the task may kill.
+        larger: whether there is a resource class with more memory than the attempt had.
     """
+    if ending is Ending.MEMORY and larger:
+        return After(
+            state=TaskState.QUEUED,
+            crashes=task.crashes,
+            losses=task.losses,
+            resource_class=ResourceClass.LARGE,
+        )
     if ending is Ending.CRASH:
         crashes = task.crashes + 1
         if crashes >= attempts:

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-import msgspec
-
 from penstock.domain.errors import Conflict, Stale, Unavailable
 from penstock.domain.exchanges import Caller
-from penstock.domain.releases import Limits, Policy
+from penstock.domain.releases import Limits
 from penstock.domain.tasks import Claim, Delta, Ending, Task
 from penstock.inside.frames import FrameError
+from penstock.rules.limits import Broken, Terms, has_larger
 from penstock.rules.tasks import After, after_attempt, handed_back
 from penstock.runtime.calls import Answer, answer_call
-from penstock.runtime.journals import Journal, Said
+from penstock.runtime.endings import Over, of_limit, reported, stopped, unreported
+from penstock.runtime.journals import Journal, Said, StepsSpent
 from penstock.runtime.outputs import Output
 from penstock.store import Store
 
@@ -33,8 +32,7 @@ log = logging.getLogger(__name__)
 _SAID_MOST = 512  # events that may wait for the next step
 _PRINT_SECONDS = 1.0
 _EXIT_SECONDS = 5.0
-
-_KINDS = {"exit": Ending.EXIT}
+_LAST_WORDS_SECONDS = 1.0
 
 
 class Host(Protocol):
@@ -83,7 +81,7 @@ class Attempt:
         store: Store,
         claim: Claim,
         *,
-        policy: Policy,
+        terms: Terms,
         claimed_at: float,
         publish: Callable[[Delta], None],
         on_modules: Callable[[list[str]], None],
@@ -91,15 +89,16 @@ class Attempt:
         self.task: Task = claim.task
         self.epoch = claim.epoch
         self._claim = claim
-        self._policy = policy
+        self._terms = terms
         self._publish = publish
         self._on_modules = on_modules
-        self._journal = Journal(store, claim)
-        self._output = Output(limit_bytes=policy.limits.output_bytes)
+        self._journal = Journal(store, claim, terms)
+        self._output = Output(limit_bytes=terms.limits.output_bytes)
         self._said: Said = []
         self._host: Host | None = None
         self._ending: Ending | None = None  # what we did to it, if anything
         self._reason = ""
+        self._broken: Broken | None = None  # the limit that ended it
         self._leave_at_step = False
         self._claimed_at = claimed_at  # by the monotonic clock
         self._waited_us = 0
@@ -108,6 +107,11 @@ class Attempt:
     def pid(self) -> int | None:
         """The attempt's own process, once it runs."""
         return None if self._host is None else self._host.pid
+
+    @property
+    def limits(self) -> Limits:
+        """What it may use."""
+        return self._terms.limits
 
     @property
     def caller(self) -> Caller:
@@ -143,8 +147,8 @@ class Attempt:
         self._host = host
         host.watch(self._output)
         printing = asyncio.create_task(self._print(), name=f"logs-{self.task.id}")
-        seconds = self._policy.limits.time_seconds
-        deadline = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
+        seconds = self._terms.limits.time_seconds
+        deadline = asyncio.get_running_loop().call_later(seconds, self._expire)
         try:
             finish = await self._serve(host, token)
         except Stale as error:
@@ -163,7 +167,7 @@ class Attempt:
             failure["traceback"] = failure_output
         # A process that did not start, or has just ended, says nothing about the task.
         ending = Ending.LOST if isinstance(error, Unavailable) else Ending.CRASH
-        await self._commit_end(ending, output=None, error=failure)
+        await self._commit_end(Over(ending=ending, error=failure))
 
     async def _serve(self, host: Host, token: str) -> dict[str, Any] | None:
         """Answer the process until it reports its end; None if it ended without a report."""
@@ -217,6 +221,8 @@ class Attempt:
                 {**reply, "ok": False, "error": {"type": "stale", "message": str(error)}}
             )
             raise
+        except StepsSpent as error:
+            answer = self._refuse_step(str(error))
         except (Conflict, KeyError, TypeError, ValueError) as error:
             answer = Answer({"ok": False, "error": {"type": "invalid", "message": str(error)}})
         if self._leave_at_step and self._journal.steps > before:
@@ -227,14 +233,16 @@ class Attempt:
 
     async def _conclude(self, host: Host, finish: dict[str, Any] | None) -> None:
         """Say what has become of the attempt, then let its process go."""
-        output, error = None, None
-        if finish is not None and self._ending is None:
-            ending, output, error = self._reported(finish)
+        if self._broken is not None:
+            output = (finish or {}).get("partial")
+            over = of_limit(self._broken, output=output)
+        elif finish is not None and self._ending is None:
+            over = reported(finish, self._terms)
         else:
-            ending, error = await self._unreported(host)
+            over = await self._unreported(host)
         self._output.close() if finish is None else self._output.drain()
         try:
-            await self._commit_end(ending, output=output, error=error)
+            await self._commit_end(over)
         except Stale as stale:
             log.info("%s", stale)
         if finish is not None and host.alone:
@@ -253,17 +261,16 @@ class Attempt:
         except (TimeoutError, FrameError):
             return
 
-    async def _commit_end(
-        self, ending: Ending, *, output: Any, error: dict[str, Any] | None
-    ) -> None:
+    async def _commit_end(self, over: Over) -> None:
         await self._journal.end(
-            self._after(ending),
-            ending,
-            output=output,
-            error=error,
+            self._after(over.ending),
+            over.ending,
+            output=over.output,
+            error=over.error,
             said=self._take_said(),
             printed=self._output.take(),
             waited_us=self._waited_us,
+            broken=over.broken,
         )
 
     def _after(self, ending: Ending) -> After:
@@ -272,41 +279,35 @@ class Attempt:
             return handed_back(task)
         if self._journal.steps > task.steps:
             task = replace(task, losses=0)  # see rules/tasks: what gets on is no poison
-        return after_attempt(task, ending, attempts=self._policy.limits.attempts)
+        limits = self._terms.limits
+        larger = has_larger(limits, task.resource_class)
+        return after_attempt(task, ending, attempts=limits.attempts, larger=larger)
 
     # ------------------------------------------------------------ endings
 
-    def _reported(self, finish: dict[str, Any]) -> tuple[Ending, Any, dict[str, Any] | None]:
-        limits = self._policy.limits
-        if finish["ok"]:
-            size = len(msgspec.json.encode(finish["output"]))
-            if size > limits.output_bytes:
-                message = f"the result has {size} bytes; the limit is {limits.output_bytes}"
-                return Ending.OUTPUT, None, _error("OutputTooLarge", message)
-            return Ending.OK, finish["output"], None
-        error = finish["error"]
-        if error.get("type") == "MemoryError":
-            error = {**error, "message": _memory_message(error.get("message") or "", limits)}
-            return Ending.MEMORY, None, error
-        return _KINDS.get(error.get("kind"), Ending.ERROR), None, error
-
-    async def _unreported(self, host: Host) -> tuple[Ending, dict[str, Any] | None]:
+    async def _unreported(self, host: Host) -> Over:
         if self._ending is not None:
             host.kill()
-            return self._ending, _error(_NAMES.get(self._ending, "Stopped"), self._reason)
-        status = await host.status(_EXIT_SECONDS)
-        if status is None:
-            return Ending.LOST, _error("Lost", "the process went down with its zygote")
-        if status == -signal.SIGXCPU:
-            seconds = self._policy.limits.cpu_seconds
-            return Ending.TIMEOUT, _error("CPULimit", f"used {seconds} s of CPU time, its limit")
-        what = f"exit status {status}"
-        if status < 0:
-            what = f"signal {-status} ({_signal_name(-status)})"
-        return Ending.CRASH, _error("Crash", f"the process ended without a result: {what}")
+            return stopped(self._ending, self._reason)
+        return unreported(await host.status(_EXIT_SECONDS), self._terms)
 
-    def _expire(self, seconds: float) -> None:
-        self._stop(Ending.TIMEOUT, f"ran for {seconds:g} s, its limit")
+    def _expire(self) -> None:
+        self._break(self._terms.broken("time", self._terms.limits.time_seconds))
+
+    def _break(self, broken: Broken) -> None:
+        """End the attempt: it has broken a limit."""
+        if self._ending is None and self._broken is None:
+            self._broken = broken
+        if self._host is not None:
+            self._host.kill()
+
+    def _refuse_step(self, message: str) -> Answer:
+        """No step more; the process may still say how far it came, but not for long."""
+        if self._broken is None and self._ending is None:
+            self._broken = self._terms.broken("steps", self._journal.steps)
+            if self._host is not None:
+                asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._host.kill)
+        return Answer({"ok": False, "error": {"type": "limit", "message": message}})
 
     def _stop(self, ending: Ending, reason: str) -> None:
         if self._ending is None:
@@ -340,32 +341,6 @@ class Attempt:
             "input": task.input,
             "resume": self.epoch > 1,
             "steps": replay,
-            "deadline_seconds": self._policy.limits.time_seconds,
+            "deadline_seconds": self._terms.limits.time_seconds,
             "token": token,
         }
-
-
-_NAMES = {
-    Ending.TIMEOUT: "Timeout",
-    Ending.CANCELLED: "Cancelled",
-    Ending.CRASH: "Crash",
-    Ending.LOST: "Lost",
-}
-
-
-def _error(kind: str, message: str) -> dict[str, Any]:
-    return {"type": kind, "message": message, "traceback": ""}
-
-
-def _memory_message(message: str, limits: Limits) -> str:
-    if limits.memory_bytes is None:
-        return message or "out of memory"
-    mebibytes = limits.memory_bytes >> 20
-    return f"used {mebibytes} MiB of memory, its limit" + (f": {message}" if message else "")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"

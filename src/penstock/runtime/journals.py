@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from penstock.domain.errors import Conflict, Stale, Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState
+from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After
+from penstock.runtime.endings import Over, named
 from penstock.store import Store, Transaction, Work, checkpoints, logs, steps, tasks
 from penstock.store.checkpoints import Checkpoint, Write
 
@@ -20,6 +22,10 @@ T = TypeVar("T")
 _AGAIN_SECONDS = 0.25
 
 Said = list[tuple[str, Any]]
+
+
+class StepsSpent(Exception):
+    """The task has committed as many steps as it may."""
 
 
 class Journal:
@@ -34,8 +40,9 @@ class Journal:
     second try finds in its way is read before it is believed to be somebody else's.
     """
 
-    def __init__(self, store: Store, claim: Claim) -> None:
+    def __init__(self, store: Store, claim: Claim, terms: Terms) -> None:
         self._store = store
+        self._terms = terms
         self._task = claim.task
         self._epoch = claim.epoch
         self._lines = 0
@@ -49,7 +56,9 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
             Conflict: this step is on record already.
+            StepsSpent: the task may commit no more.
         """
+        self._may_step()
 
         async def work(tx: Transaction) -> int:
             return await steps.commit(
@@ -64,7 +73,9 @@ class Journal:
 
         Raises:
             Stale: another attempt owns the task.
+            StepsSpent: the task may commit no more.
         """
+        self._may_step()
 
         async def work(tx: Transaction) -> int:
             return await checkpoints.put(
@@ -131,19 +142,31 @@ class Journal:
         ending: Ending,
         *,
         output: Any,
-        error: dict[str, Any] | None,
+        error: Mapping[str, Any] | None,
         said: Said,
         printed: Sequence[tuple[str, str]],
         waited_us: int,
+        broken: Broken | None = None,
     ) -> None:
         """Commit what the attempt's ending makes of the task: over, or back in the queue.
+
+        Args:
+            after: the task's next state.
+            ending: how the attempt ended.
+            output: of the attempt; of one that a limit ended, as far as it came.
+            error: of the attempt.
+            said: events before the end.
+            printed: what was printed before the end.
+            waited_us: what the attempt waited for its process.
+            broken: the limit that ended it, if one did.
 
         Raises:
             Stale: another attempt owns the task.
         """
 
         async def work(tx: Transaction) -> bool:
-            outcome = ending
+            over = Over(ending=ending, output=output, error=error, broken=broken)
+            over = await named(tx, self._task, over, self._terms)
             if said:
                 await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
             if printed:
@@ -162,20 +185,18 @@ class Journal:
                     crashes=after.crashes,
                     losses=after.losses,
                     delay_seconds=after.delay_seconds,
-                    why={"outcome": ending.value, "error": error},
+                    why=_why(after, over),
+                    resource_class=after.resource_class,
                 )
                 return True
-            if ending is Ending.ERROR and await tasks.limit_hit(tx, self._task.id) == "cost":
-                # The agent's error is how it took the gateway's refusal.
-                outcome = Ending.BUDGET
             await tasks.finish(
                 tx,
                 task_id=self._task.id,
                 epoch=self._epoch,
                 state=after.state,
-                outcome=outcome.value,
-                output=output,
-                error=error,
+                outcome=over.ending.value,
+                output=over.output,
+                error=over.error,
                 crashes=after.crashes,
                 losses=after.losses,
                 waited_us=waited_us,
@@ -222,6 +243,11 @@ class Journal:
 
         return await self._store.read(work)
 
+    def _may_step(self) -> None:
+        most = self._terms.limits.steps
+        if most is not None and self.steps >= most:
+            raise StepsSpent(f"the task has committed {self.steps} steps, its limit")
+
     # ------------------------------------------------------------ landing
 
     async def _landing(
@@ -256,3 +282,11 @@ class Journal:
             return True if mine else None
 
         return lambda: self._store.read(work)
+
+
+def _why(after: After, over: Over) -> dict[str, Any]:
+    """What the event of a task that is tried again says."""
+    why: dict[str, Any] = {"outcome": over.ending.value, "error": over.error}
+    if after.resource_class is not None:
+        why["resource_class"] = after.resource_class.value
+    return why

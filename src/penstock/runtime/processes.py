@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 _START = "import sys; sys.path[:0]={paths!r}; from penstock.inside.zygote import main; main()"
 _START_SECONDS = 120.0
 _CHUNK = 256 * 1024
-_OPEN_FILES = 4096
 
 Frame = tuple[dict[str, Any], list[bytes]]
 
@@ -356,7 +355,7 @@ def _rlimits(limits: Limits) -> dict[str, Any]:
     return {
         "memory_bytes": limits.memory_bytes,
         "cpu_seconds": limits.cpu_seconds,
-        "open_files": _OPEN_FILES,
+        "open_files": limits.open_files,
     }
 
 

@@ -9,17 +9,19 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from penstock.domain.errors import Conflict, PenstockError, Stale, Unavailable
-from penstock.domain.releases import Isolation, Policy
+from penstock.domain.releases import Isolation, Limits, Policy
 from penstock.domain.tasks import Claim, Ending, Task, TaskState
 from penstock.drivers.builders import Builder
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
+from penstock.rules.limits import Terms
 from penstock.rules.tasks import after_attempt
 from penstock.runtime.attempts import Attempt, Host
 from penstock.runtime.deltas import Deltas
@@ -57,6 +59,7 @@ class Worker:
         scratch: Path,
         variables: Variables | None = None,
         sources: Sources | None = None,
+        caps: Mapping[str, Any] | None = None,
     ) -> None:
         self.deltas = Deltas()
         self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
@@ -65,6 +68,7 @@ class Worker:
         )
         self.id = new_id("wrk")
         self._sources = sources
+        self._caps = caps or {}
         self._store = store
         self._concurrency = concurrency
         self._attempts: dict[str, Attempt] = {}
@@ -219,7 +223,7 @@ class Worker:
         self._attempts[claim.task.id] = attempt
         token = self.callers.add(attempt)
         try:
-            host = await self._host(release, claim.task.environment, policy)
+            host = await self._host(release, claim.task.environment, policy, attempt.limits)
         except Exception as error:
             log.warning(
                 "task %s got no process: %s",
@@ -249,19 +253,19 @@ class Worker:
         return Attempt(
             self._store,
             claim,
-            policy=policy,
+            terms=Terms.of(policy.limits, self._caps, claim.task.resource_class),
             claimed_at=claimed_at,
             publish=self.deltas.publish,
             on_modules=lambda names: self._warm(release, names),
         )
 
-    async def _host(self, release: str, environment: str, policy: Policy) -> Host:
+    async def _host(self, release: str, environment: str, policy: Policy, limits: Limits) -> Host:
         if policy.isolation is Isolation.PROCESS:
-            return OwnHost(await self.zygotes.fork(release, environment, policy.limits))
+            return OwnHost(await self.zygotes.fork(release, environment, limits))
         async with self._forking:
             process = self._shared.get((release, environment))
             if process is None or not process.alive:
-                child = await self.zygotes.fork(release, environment, policy.limits, shared=True)
+                child = await self.zygotes.fork(release, environment, limits, shared=True)
                 process = self._shared[release, environment] = SharedProcess(child)
         return process.attempt()
 

@@ -22,6 +22,7 @@ class Standing:
     """Where a task stands."""
 
     cost_nanos: int
+    tokens: int  # in and out
     epoch: int
 
 
@@ -91,22 +92,35 @@ async def add(tx: Transaction, exchange: Exchange) -> None:
 
 
 async def charge(
-    tx: Transaction, *, task_id: str, cost_nanos: int, limit_hit: str | None = None
+    tx: Transaction,
+    *,
+    task_id: str,
+    cost_nanos: int,
+    tokens: int = 0,
+    limit_hit: str | None = None,
 ) -> Standing | None:
-    """Add a cost to a task; where it stands now, or nothing if there is no such task.
+    """Add a cost and its tokens to a task; where it stands now, or nothing if there is none.
 
     ``limit_hit`` is kept with the task when a call was refused for it.
     """
     row = await tx.fetch_one(
-        "exchanges.charge", task_id=task_id, cost_nanos=cost_nanos, limit_hit=limit_hit
+        "exchanges.charge",
+        task_id=task_id,
+        cost_nanos=cost_nanos,
+        tokens=tokens,
+        limit_hit=limit_hit,
     )
-    return None if row is None else Standing(cost_nanos=row["cost_nanos"], epoch=row["epoch"])
+    return None if row is None else _standing(row)
 
 
 async def standing(tx: Transaction, *, task_id: str) -> Standing | None:
     """Where a task stands, or nothing if there is no such task."""
     row = await tx.fetch_one("exchanges.standing", task_id=task_id)
-    return None if row is None else Standing(cost_nanos=row["cost_nanos"], epoch=row["epoch"])
+    return None if row is None else _standing(row)
+
+
+def _standing(row: Row) -> Standing:
+    return Standing(cost_nanos=row["cost_nanos"], tokens=row["tokens"], epoch=row["epoch"])
 
 
 async def repeatable(

@@ -11,7 +11,7 @@ import msgspec
 from penstock.domain.components import WHOLE, Component, ComponentKind, NewComponent
 from penstock.domain.errors import Invalid, NotFound
 from penstock.domain.releases import Manifest, Release
-from penstock.rules.releases import composite, files, release_digest
+from penstock.rules.releases import composite, files, plain, release_digest
 from penstock.store import agents, blobs, components
 from penstock.store.transaction import Row, Transaction
 
@@ -59,7 +59,7 @@ async def add(
         agent=pinned.agent,
         number=number["number"],
         composite=composite(components.whole(published)),
-        manifest=_encode(pinned).decode(),
+        manifest=_encode(plain(pinned)).decode(),
         message=message,
         created_by=created_by,
     )

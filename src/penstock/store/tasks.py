@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.domain.errors import NotFound, Stale
-from penstock.domain.tasks import Claim, Task, TaskState
+from penstock.domain.tasks import Claim, ResourceClass, Task, TaskState
 from penstock.store import events, sessions
 from penstock.store.transaction import Row, Transaction
 
@@ -187,8 +187,9 @@ async def requeue(
     losses: int,
     delay_seconds: float,
     why: Mapping[str, Any],
+    resource_class: ResourceClass | None = None,
 ) -> None:
-    """Give a task back to the queue under the fence.
+    """Give a task back to the queue under the fence, its next attempt in a resource class.
 
     Raises:
         Stale: the epoch no longer owns the task; nothing was written.
@@ -200,6 +201,7 @@ async def requeue(
         crashes=crashes,
         losses=losses,
         delay_us=int(delay_seconds * 1_000_000),
+        resource_class=None if resource_class is None else resource_class.value,
     )
     if row is None:
         raise _stale(task_id, epoch)
@@ -286,6 +288,8 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
         said["output"] = task.output
     elif task.error is not None:
         said["error"] = task.error
+        if task.output is not None:
+            said["output"] = task.output  # as far as it came
     await events.append(
         tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[("finished", said)]
     )
@@ -339,4 +343,6 @@ def _record(row: Row) -> Task:
         created_us=row["created_us"],
         started_us=row["started_us"],
         finished_us=row["finished_us"],
+        tokens=row["tokens"],
+        resource_class=ResourceClass(row["resource_class"]),
     )

@@ -23,7 +23,9 @@ def test_quantities_are_read_as_people_write_them():
     project = parse(
         LEAST
         + """
-limits: {time: 1.5h, cpu: 90s, memory: 512MiB, cost: $0.50, attempts: 5, output: 1MB}
+limits:
+  {time: 1.5h, cpu: 90s, memory: 512MiB, cost: $0.50, attempts: 5, output: 1MB, memory_large: 2GiB,
+   tokens: 200k, steps: 60, processes: 8, files: 64}
 models:
   main: [openai/gpt-4o-2024-08-06, {model: local/qwen, timeout: 5s, price: {input: $2.5, output: $10}}]
 rollout: {steps: [10%, {weight: 25%, sessions: 50}, 100%], approve: [100%], horizon: 10m, risk: 5%}
@@ -34,6 +36,8 @@ env: {DEBUG: true, RETRIES: 3}
     assert (limits.time_seconds, limits.cpu_seconds) == (5400, 90)
     assert (limits.memory_bytes, limits.cost_nanos) == (512 << 20, 500_000_000)
     assert (limits.attempts, limits.output_bytes) == (5, 1_000_000)
+    assert (limits.memory_large_bytes, limits.tokens, limits.steps) == (2 << 30, 200_000, 60)
+    assert (limits.processes, limits.open_files) == (8, 64)
     first, second = project.models["main"]
     assert (first.provider, first.model) == ("openai", "gpt-4o-2024-08-06")
     assert (second.timeout_seconds, second.price.output_nanos) == (5, 10_000)
@@ -52,6 +56,8 @@ MISTAKES = {
     LEAST + "limits:\n  time: soon\n": (4, "'soon' is not a duration"),
     LEAST + "limits: {time: 0s}\n": (3, "not more than nothing"),
     LEAST + "limits: {attempts: yes}\n": (3, "no number from 1 to 100"),
+    LEAST + "limits: {tokens: 1.5}\n": (3, "no whole number"),
+    LEAST + "limits:\n  memory: 2GiB\n  memory_large: 1GiB\n": (5, "not more than limits.memory"),
     LEAST + "models: {main: gpt-4o}\n": (3, "provider/model"),
     LEAST + "models: {main: []}\n": (3, "has no model"),
     LEAST + "rollout: {steps: [50%, 10%]}\n": (3, "do not rise"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.domain.tasks import TERMINAL, Ending, Task, TaskState
+from penstock.domain.tasks import TERMINAL, Ending, ResourceClass, Task, TaskState
 from penstock.rules.tasks import MOST_LOSSES, after_attempt, handed_back
 
 
@@ -20,6 +20,13 @@ def a_task(*, crashes=0, losses=0):
 @pytest.mark.parametrize("ending", [e for e in Ending if e not in (Ending.CRASH, Ending.LOST)])
 def test_what_the_agent_did_itself_is_final(ending):
     assert after_attempt(a_task(), ending, attempts=3).state in TERMINAL
+
+
+def test_a_task_that_ran_out_of_memory_is_tried_once_more_with_more():
+    after = after_attempt(a_task(crashes=1), Ending.MEMORY, attempts=2, larger=True)
+    assert (after.state, after.resource_class) == (TaskState.QUEUED, ResourceClass.LARGE)
+    assert (after.crashes, after.losses) == (1, 0)
+    assert after_attempt(a_task(), Ending.MEMORY, attempts=2).state is TaskState.FAILED
 
 
 def test_a_result_completes_and_an_error_fails():

@@ -123,6 +123,7 @@ class GraphRunner:
 
         A copy: the agent's own object keeps the saver its author gave it.
         """
+        attempt.partial = lambda: self._visible(output.state)
         graph = copy.copy(self._graph)
         graph.checkpointer = self._saver.of(attempt)
         known: dict[str, Any] = {"thread_id": attempt.session}

@@ -16,14 +16,14 @@ insert into exchanges (
 -- Add what an exchange cost to its task. Its row stays locked until the commit, so the epoch
 -- that comes back is the one under which the exchange is recorded.
 update tasks
-set cost_nanos = cost_nanos + :cost_nanos,
+set cost_nanos = cost_nanos + :cost_nanos, tokens = tokens + :tokens,
     limit_hit = coalesce(cast(:limit_hit as text), limit_hit)
 where id = :task_id
-returning cost_nanos, epoch;
+returning cost_nanos, tokens, epoch;
 
 -- name: standing
 -- What a task has cost so far, and whose it is now.
-select cost_nanos, epoch from tasks where id = :task_id;
+select cost_nanos, tokens, epoch from tasks where id = :task_id;
 
 -- name: repeatable
 -- The successful exchanges of earlier epochs that answer this request again, in their order,

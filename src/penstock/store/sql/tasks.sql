@@ -82,6 +82,7 @@ returning *;
 -- Give a task back to the queue under the fence.
 update tasks
 set state = 'queued', worker_id = null, crashes = :crashes, losses = :losses,
+    resource_class = coalesce(cast(:resource_class as text), resource_class),
     run_after_us = now_us() + :delay_us, events = events + 1
 where id = :id and epoch = :epoch and state = 'running'
 returning *;
