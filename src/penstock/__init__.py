@@ -2,7 +2,7 @@
 
 ::
 
-    from penstock import prompt, step, tool
+    from penstock import ask, prompt, step, tool
 
     SYSTEM = prompt("system")                       # the text pinned in the release
 
@@ -11,19 +11,21 @@
 
     def agent(question: str) -> str:
         facts = step("look-up", order_status, 1042)  # journaled: not run again after a crash
-        ...
+        if ask({"refund": facts}) == "yes":          # the task waits until a person has answered
+            ...
 
 Everything here also works in plain ``python agent.py``: prompts are read from ``prompts/`` next to
-the working directory, and a step is an ordinary call. Importing this needs the standard library
-only and takes a few milliseconds; the platform itself lives below and is not imported.
+the working directory, a step is an ordinary call, and a question is asked on the terminal.
+Importing this needs the standard library only and takes a few milliseconds; the platform itself
+lives below and is not imported.
 """
 
 from __future__ import annotations
 
-from penstock.inside.context import step
+from penstock.inside.context import ask, step
 from penstock.inside.prompts import prompt
 from penstock.inside.tools import tool
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "prompt", "step", "tool"]
+__all__ = ["__version__", "ask", "prompt", "step", "tool"]

@@ -39,6 +39,7 @@ from penstock.actions.tasks import TaskActions
 from penstock.api.app import build_app
 from penstock.api.completions import Completions
 from penstock.api.dependencies import Actions
+from penstock.control.expiries import Expiries
 from penstock.control.replicas import Autoscaler
 from penstock.control.rollouts import Controller
 from penstock.domain.errors import Invalid, Unavailable
@@ -196,6 +197,9 @@ class Server:
         controller = Controller(store)
         controller.start()
         self._stack.push_async_callback(controller.stop)
+        expiries = Expiries(store)
+        expiries.start()
+        self._stack.push_async_callback(expiries.stop)
         if self.settings.scaling is not None:
             scaling = self.settings.scaling
             environment = {

@@ -585,7 +585,8 @@ class TestLangGraph:
         assert set(output["seen"]) == {"left", "right", "leaf"}
         asked = zygote.run("stop").finish
         assert asked["ok"]
-        assert asked["output"]["interrupt"][0]["value"] == {"ask": "sure?"}
+        (wait,) = asked["waits"]
+        assert (wait["kind"], wait["value"]) == ("interrupt", {"ask": "sure?"})
 
     def test_tokens_of_a_chat_model_are_deltas(self, start, tmp_path):
         (tmp_path / "langchain_pretend.py").write_text(

@@ -11,9 +11,10 @@ from penstock.actions.sessions import Judges, begin
 from penstock.domain.access import Actor
 from penstock.domain.errors import Conflict, Invalid
 from penstock.domain.sessions import Session
-from penstock.domain.tasks import TERMINAL, Delta, Event, LogLine, Task, TaskState
+from penstock.domain.tasks import SETTLED, TERMINAL, Delta, Event, LogLine, Task, TaskState
 from penstock.kit.ids import new_id
 from penstock.rules.access import check
+from penstock.rules.tasks import answers as answers_to
 from penstock.store import Store, Transaction, events, logs, sessions, tasks
 
 _MOST = 500
@@ -149,7 +150,7 @@ class TaskActions:
         return await self._store.read(work)
 
     async def wait(self, actor: Actor, task_id: str, *, seconds: float) -> Task:
-        """The task once it has ended, or as it is after ``seconds``.
+        """The task once it has ended or waits for a person, or as it is after ``seconds``.
 
         Raises:
             NotFound: there is none of this id.
@@ -161,7 +162,7 @@ class TaskActions:
                 heard.clear()
                 task = await self._get(task_id)
                 left = until - asyncio.get_running_loop().time()
-                if task.state in TERMINAL or left <= 0:
+                if task.state in SETTLED or left <= 0:
                     return task
                 await _rung(heard, min(left, _POLL_SECONDS))
 
@@ -175,6 +176,36 @@ class TaskActions:
 
         async def work(tx: Transaction) -> Task:
             return await tasks.cancel(tx, task_id)
+
+        return await self._store.transact(work)
+
+    async def resume(
+        self,
+        actor: Actor,
+        task_id: str,
+        *,
+        answers: Mapping[str, Any] | None = None,
+        answer: Any = None,
+    ) -> Task:
+        """Answer what a task waits for; it goes on from there, on any server.
+
+        Args:
+            actor: who answers.
+            task_id: the waiting task.
+            answers: by the id of what each one answers; all of them or some.
+            answer: the only one, instead, when the task waits for one thing.
+
+        Raises:
+            NotFound: there is no such task.
+            Conflict: it does not wait (any more), or not for this.
+            Invalid: there is no answer, or one for several things.
+        """
+        check(actor, "task.resume")
+
+        async def work(tx: Transaction) -> Task:
+            task = await tasks.get(tx, task_id)
+            given = answers_to(task, answers, answer)
+            return await tasks.resume(tx, task=task, answers=given, said={"by": actor.name})
 
         return await self._store.transact(work)
 

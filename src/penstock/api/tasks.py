@@ -12,7 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from penstock.api.bodies import Body, accepts, answer, items, read
 from penstock.api.dependencies import Asked, By
-from penstock.domain.tasks import TERMINAL, Delta, Event
+from penstock.domain.tasks import SETTLED, Delta, Event
 
 router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
 
@@ -41,7 +41,7 @@ async def create_task(request: Request, asked: Asked, by: By, wait: Seconds = 0.
     """Put a task into the queue; with ``wait``, answer when it has ended or the time is over."""
     body = await read(request, CreateTask)
     task = await asked.tasks.create(by, **{name: getattr(body, name) for name in _FIELDS})
-    if wait and task.state not in TERMINAL:
+    if wait and task.state not in SETTLED:
         task = await asked.tasks.wait(by, task.id, seconds=wait)
     return answer(task, 201)
 
@@ -75,7 +75,7 @@ async def get_task(task_id: str, asked: Asked, by: By) -> Response:
 
 @router.get("/{task_id}/wait")
 async def wait_for_task(task_id: str, asked: Asked, by: By, seconds: Seconds = 30.0) -> Response:
-    """The task once it has ended, or as it is when the time is over."""
+    """The task once it has ended or waits for a person, or as it is when the time is over."""
     return answer(await asked.tasks.wait(by, task_id, seconds=seconds))
 
 
@@ -83,6 +83,21 @@ async def wait_for_task(task_id: str, asked: Asked, by: By, seconds: Seconds = 3
 async def cancel_task(task_id: str, asked: Asked, by: By) -> Response:
     """End a task."""
     return answer(await asked.tasks.cancel(by, task_id))
+
+
+class Resume(Body, frozen=True):
+    """Answers by the id of what they answer, or the one answer there is to give."""
+
+    answers: dict[str, Any] | None = None
+    answer: Any = None
+
+
+@router.post("/{task_id}/resume", openapi_extra=accepts(Resume))
+async def resume_task(task_id: str, request: Request, asked: Asked, by: By) -> Response:
+    """Answer what a task waits for."""
+    body = await read(request, Resume)
+    resumed = await asked.tasks.resume(by, task_id, answers=body.answers, answer=body.answer)
+    return answer(resumed)
 
 
 @router.get("/{task_id}/events")

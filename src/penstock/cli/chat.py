@@ -58,12 +58,16 @@ def _line(*, interactive: bool) -> str | None:
         return None
 
 
-def _turn(client: Client, agent: str, session_id: str, line: str) -> None:
+def _json(line: str) -> Any:
+    """JSON if it is JSON, else the text itself."""
     try:
-        given = json.loads(line)
+        return json.loads(line)
     except ValueError:
-        given = line.rstrip("\n")
-    created = client.create_task(agent=agent, input=given, session_id=session_id)
+        return line.rstrip("\n")
+
+
+def _turn(client: Client, agent: str, session_id: str, line: str) -> None:
+    created = client.create_task(agent=agent, input=_json(line), session_id=session_id)
     said = False
     for event in client.stream(created["id"]):
         if event["event"] == "delta":
@@ -73,8 +77,22 @@ def _turn(client: Client, agent: str, session_id: str, line: str) -> None:
             if isinstance(text, str):
                 click.echo(text, nl=False)
                 said = True
+        elif event["event"] == "waiting":
+            _ask(client, created["id"], event["data"]["data"]["waits"])
         elif event["event"] == "finished":
             _answer(event["data"]["data"], said=said)
+
+
+def _ask(client: Client, task_id: str, waits: list[dict[str, Any]]) -> None:
+    """Put what the agent asks to the person, and the next lines to the agent."""
+    answers = {}
+    for wait in waits:
+        click.echo(f"? {_text(wait['value'])}")
+        if (line := _line(interactive=sys.stdin.isatty())) is None:
+            note(f"nobody answers: penstock task resume {task_id}")
+            raise click.exceptions.Exit(1)
+        answers[wait["id"]] = _json(line)
+    client.resume_task(task_id, answers=answers)
 
 
 def _answer(data: Any, *, said: bool) -> None:

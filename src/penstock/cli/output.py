@@ -19,6 +19,7 @@ _COLOURS = {
     "completed": "green", "live": "green", "proven": "green",
     "failed": "red", "dead_lettered": "red", "rolled_back": "red", "rolling_back": "red",
     "running": "cyan", "ramping": "cyan", "holding": "yellow", "queued": "yellow",
+    "waiting": "yellow",
 }  # fmt: skip
 
 

@@ -23,12 +23,13 @@ from penstock.cli.output import (
 from penstock.domain.errors import Invalid
 
 _WAIT = 600.0
-_GOOD = {"completed", "queued", "running"}
+_WAITING = 3  # exit status: a person is asked
+_GOOD = {"completed", "queued", "running", "waiting"}
 
 
 @click.group()
 def task() -> None:
-    """Create, watch, list and cancel tasks."""
+    """Create, watch, answer, list and cancel tasks."""
 
 
 @task.command()
@@ -88,11 +89,43 @@ def get(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> Non
 def wait(
     task_id: str, wait_seconds: float, url: str | None, key: str | None, *, as_json: bool
 ) -> int:
-    """Wait until TASK_ID has ended."""
+    """Wait until TASK_ID has ended or waits for a person (exit status 3)."""
     with connect(url, key) as client:
         found = client.wait_for_task(task_id, seconds=wait_seconds)
     emit(found, as_json=as_json, show=_show)
+    if found["state"] == "waiting":
+        return _WAITING
     return 0 if found["state"] == "completed" else 1
+
+
+@task.command()
+@click.argument("task_id")
+@click.option("--answer", help="The answer to the one thing it asks: JSON, or any text.")
+@click.option("--answers", help="A JSON object: the answer by the id of what it answers.")
+@click.option("--no-wait", is_flag=True, help="Return once it is in the queue.")
+@server_options
+@json_option
+def resume(
+    task_id: str,
+    answer: str | None,
+    answers: str | None,
+    url: str | None,
+    key: str | None,
+    *,
+    no_wait: bool,
+    as_json: bool,
+) -> int:
+    """Answer what TASK_ID waits for; it goes on from there."""
+    if (answer is None) == (answers is None):
+        raise Invalid("give one of --answer and --answers", hint=f"penstock task get {task_id}")
+    with connect(url, key) as client:
+        if answers is not None:
+            client.resume_task(task_id, answers=_object(answers))
+        else:
+            client.resume_task(task_id, answer=_json(answer or ""))
+        found = client.task(task_id) if no_wait else client.wait_for_task(task_id, seconds=_WAIT)
+    emit(found, as_json=as_json, show=_show)
+    return 0 if found["state"] in _GOOD else 1
 
 
 @task.command(name="list")
@@ -230,6 +263,12 @@ def _show(found: Any) -> None:
         click.echo(f"{found['error']['type']}: {found['error']['message']}")
         if found["error"].get("traceback"):
             click.echo(found["error"]["traceback"].rstrip())
+    for wait in found["waits"]:
+        click.echo(f"waits for {strong(wait['id'])}: {short(wait['value'], 200)}")
+    if len(found["waits"]) == 1:
+        click.echo(f"answer it with: penstock task resume {found['id']} --answer …")
+    elif found["waits"]:
+        click.echo(f"answer with: penstock task resume {found['id']} --answers '{{id: answer}}'")
     if found["output"] is not None:
         click.echo(json.dumps(found["output"], indent=2, ensure_ascii=False))
 
@@ -257,10 +296,24 @@ def _input(text: str) -> Any:
     """JSON if it is JSON, else the text itself."""
     if not text.strip():
         raise Invalid("the task has no input", hint="penstock task create AGENT 'some text'")
+    return _json(text)
+
+
+def _json(text: str) -> Any:
+    """JSON if it is JSON, else the text itself."""
     try:
         return json.loads(text)
     except ValueError:
         return text.rstrip("\n")
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = _json(text)
+    if not isinstance(found, dict):
+        raise Invalid(
+            "--answers is no JSON object", hint='--answers \'{"ask#1": true, "ask#2": false}\''
+        )
+    return found
 
 
 def _delta(data: Any) -> str:

@@ -182,7 +182,7 @@ class Routes(RegistryRoutes):
         return self._call("GET", "/api/v1/tasks", params=_given(filters))
 
     def wait_for_task(self, task_id: str, *, seconds: float = 30.0) -> Any:
-        """The task once it has ended, or as it is when the time is over."""
+        """The task once it has ended or waits for a person, or as it is when the time is over."""
         return self._call(
             "GET",
             f"/api/v1/tasks/{part(task_id)}/wait",
@@ -193,6 +193,13 @@ class Routes(RegistryRoutes):
     def cancel_task(self, task_id: str) -> Any:
         """End a task."""
         return self._call("POST", f"/api/v1/tasks/{part(task_id)}/cancel", json={})
+
+    def resume_task(
+        self, task_id: str, *, answers: Mapping[str, Any] | None = None, answer: Any = None
+    ) -> Any:
+        """Answer what a task waits for: by id, or the one thing it asks."""
+        body = {"answer": answer} if answers is None else {"answers": dict(answers)}
+        return self._call("POST", f"/api/v1/tasks/{part(task_id)}/resume", json=body)
 
     def events(self, task_id: str, *, after: int = 0) -> Any:
         """The durable events of a task."""

@@ -61,6 +61,7 @@ class Limits:
     steps: int | None = None  # committed, of all attempts together
     processes: int = 256  # that run at the same time in one attempt
     open_files: int = 4096  # of one process
+    wait_seconds: float | None = None  # for a person, each time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

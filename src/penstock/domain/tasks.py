@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +13,7 @@ class TaskState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"  # for a person; it keeps its place in its session
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -22,6 +23,8 @@ class TaskState(StrEnum):
 TERMINAL = frozenset(
     {TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED, TaskState.DEAD_LETTERED}
 )
+
+SETTLED = TERMINAL | {TaskState.WAITING}  # nothing more happens by itself
 
 
 class Ending(StrEnum):
@@ -42,6 +45,16 @@ class Ending(StrEnum):
     CRASH = "crash"  # the process died
     LOST = "lost"  # its worker died, or gave it back while draining
     CANCELLED = "cancelled"
+    WAITING = "waiting"  # it asks a person and goes on with the answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wait:
+    """One thing a task waits for."""
+
+    id: str  # an answer names it
+    kind: str  # interrupt | tool
+    value: Any  # what the agent asks
 
 
 class ResourceClass(StrEnum):
@@ -78,6 +91,8 @@ class Task:
     finished_us: int | None
     tokens: int = 0  # in and out, of its model calls
     resource_class: ResourceClass = ResourceClass.STANDARD  # of its next attempt
+    waits: tuple[Wait, ...] = ()  # what it waits for, while it does
+    wait_until_us: int | None = None  # when it stops waiting; never, if nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +101,7 @@ class Claim:
 
     task: Task
     epoch: int
+    answers: Mapping[str, Any] = field(default_factory=dict)  # to what it last waited for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

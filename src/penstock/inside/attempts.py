@@ -24,6 +24,17 @@ class Stopped(BaseException):
     """
 
 
+class Waits(BaseException):
+    """This attempt ends here: what it asks, a person answers before the next one.
+
+    Not an ``Exception``, for the reason that :class:`Stopped` is none.
+    """
+
+    def __init__(self, waits: Sequence[dict[str, Any]]) -> None:
+        super().__init__("the task waits for a person")
+        self.waits = list(waits)
+
+
 class Attempt:
     """An order, its journal, and its way to the supervisor.
 
@@ -40,11 +51,14 @@ class Attempt:
         self.input: Any = order.get("input")
         self.resume: bool = bool(order.get("resume"))
         self.token: str = order.get("token") or ""
+        self.answers: dict[str, Any] = order.get("answers") or {}
+        self.interrupt: Callable[[Any], Any] | None = None  # a framework's own way to ask
         self.stopped = False
         self.partial: Callable[[], Any] | None = None  # what the work has come to so far
         self._channel = channel
         self._on_stale = on_stale
         self._journal = {done["key"]: done["output"] for done in order.get("steps") or ()}
+        self._asked: list[dict[str, Any]] = []
         self._occurrences: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
 
@@ -74,9 +88,51 @@ class Attempt:
 
     def finish(self, output: Any) -> None:
         """Report the end of the attempt and what it returned."""
+        if self._asked:  # the agent has caught what ask() raised
+            self.wait(())
+            return
         self._channel.send(
             {"t": "finish", "a": self.number, "ok": True, "output": jsonable(output)}
         )
+
+    def wait(self, waits: Sequence[dict[str, Any]]) -> None:
+        """Report the end of the attempt and what a person is asked before the next one."""
+        if self._asked:
+            # What was answered and not reached again is kept; what is asked may be asked alone.
+            for key in [key for key in self.answers if key not in self._journal]:
+                self._keep_answer(key)
+        self._channel.send(
+            {
+                "t": "finish",
+                "a": self.number,
+                "ok": True,
+                "output": None,
+                "waits": jsonable([*self._asked, *waits]),
+            }
+        )
+
+    def ask(self, question: Any) -> Any:
+        """See :func:`penstock.inside.context.ask`."""
+        if self.interrupt is not None:
+            return self.interrupt(question)
+        self._check()
+        key = self._key("ask")
+        if key in self._journal:
+            self.call("step.replayed", key=key)
+            return self._journal[key]
+        if key in self.answers:
+            return self._keep_answer(key)
+        self._asked.append({"id": key, "kind": "interrupt", "value": jsonable(question)})
+        raise Waits(())
+
+    def _keep_answer(self, key: str) -> Any:
+        """Journal an answer, once."""
+        with self._counting:
+            new = key not in self._journal
+            answer = self._journal.setdefault(key, self.answers[key])
+        if new:
+            self.call("step.commit", key=key, output=answer)
+        return answer
 
     def fail(self, error: dict[str, Any]) -> None:
         """Report the end of the attempt, why it failed, and how far it came."""
@@ -93,9 +149,7 @@ class Attempt:
         self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """See :func:`penstock.inside.context.step`."""
-        with self._counting:
-            self._occurrences[name] += 1
-            key = f"{name}#{self._occurrences[name]}"
+        key = self._key(name)
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
             getattr(fn, "__call__", None)  # noqa: B004 - an object's async __call__, not callability
         ):
@@ -118,6 +172,12 @@ class Attempt:
         output = _journaled(key, await fn(*args, **kwargs))
         await self.acall("step.commit", key=key, output=output)
         return output
+
+    def _key(self, name: str) -> str:
+        """The name of a step, with how often it has come up."""
+        with self._counting:
+            self._occurrences[name] += 1
+            return f"{name}#{self._occurrences[name]}"
 
     def _send(self, header: dict[str, Any]) -> None:
         self._check()

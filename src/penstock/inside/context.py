@@ -7,7 +7,7 @@ from contextvars import ContextVar
 TYPE_CHECKING = False  # typing is not imported for it: this module is on every agent's import path
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     from penstock.inside.attempts import Attempt
 
@@ -50,3 +50,21 @@ def step(name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
         return fn(*args, **kwargs)
     result: T = attempt.step(name, fn, args, kwargs)
     return result
+
+
+def ask(question: Any) -> Any:
+    """Ask a person, and return the answer.
+
+    The first time this ends the attempt: the task waits, holding no process and no time limit,
+    until somebody answers (``penstock task resume``, or the API). The next attempt begins from the
+    top, is led past the steps that are on record, and gets the answer here; it is journaled like a
+    step. Questions are known by their order, as steps are. In a LangGraph node this is its
+    ``interrupt``.
+
+    ``question`` is shown to the person as JSON; the answer is JSON, too. Outside of Penstock this
+    asks on the terminal, and returns a text.
+    """
+    attempt = current()
+    if attempt is None:
+        return input(f"{question}\n> ")
+    return attempt.ask(question)

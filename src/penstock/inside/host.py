@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.inside import context, limits, tracebacks
-from penstock.inside.attempts import Attempt, Stopped
+from penstock.inside.attempts import Attempt, Stopped, Waits
 from penstock.inside.channel import EXIT_STALE, Channel
 from penstock.inside.frames import FrameError
 
@@ -81,6 +81,9 @@ def run_alone(
         output = wait_for(runner.arun(attempt)) if runner.is_async else _run_sync(runner, attempt)
         _flush()
         attempt.finish(output)
+    except Waits as asked:
+        _flush()
+        attempt.wait(asked.waits)
     except Stopped:
         _leave()
     except BaseException as error:  # noqa: BLE001 - sys.exit, too, ends in a report

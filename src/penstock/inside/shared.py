@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.inside import context, host, tracebacks
-from penstock.inside.attempts import Attempt
+from penstock.inside.attempts import Attempt, Waits
 from penstock.inside.entrypoints import resolve
 
 if TYPE_CHECKING:
@@ -105,7 +105,11 @@ class _Shared:
                     output = await self._runner.finish(output, attempt)  # type: ignore[attr-defined]
             _close_output(attempt)
             if not attempt.stopped:
-                attempt.finish(output)
+                await self._in_thread(partial(attempt.finish, output))
+        except Waits as asked:
+            _close_output(attempt)
+            if not attempt.stopped:
+                await self._in_thread(partial(attempt.wait, asked.waits))
         except BaseException as error:  # noqa: BLE001 - sys.exit ends an attempt, not its neighbours
             _close_output(attempt)
             if not attempt.stopped:

@@ -24,6 +24,7 @@ _OPERATES = _READS | {
     "rollout.write",
     "session.write",
     "task.create",
+    "task.resume",
 }
 _ALLOWED = {
     Role.VIEWER: _READS,

@@ -71,6 +71,7 @@ _KINDS = {
     "output": _Kind(
         field="output_bytes", read=positive(size_bytes), unit="bytes", example="output: 8MiB"
     ),
+    "wait": _Kind(field="wait_seconds", read=positive(seconds), unit="seconds", example="wait: 7d"),
     "attempts": _Kind(
         field="attempts", read=_attempts, unit="attempts", example="attempts: 3"
     ),

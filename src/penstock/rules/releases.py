@@ -61,7 +61,8 @@ def plain(value: Any) -> Any:
 _LATER = {
     field.name: field.default
     for field in dataclasses.fields(Limits)
-    if field.name in ("memory_large_bytes", "tokens", "steps", "processes", "open_files")
+    if field.name
+    in ("memory_large_bytes", "tokens", "steps", "processes", "open_files", "wait_seconds")
 }
 
 

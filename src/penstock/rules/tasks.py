@@ -3,9 +3,11 @@
 ::
 
     queued ──claim──▶ running ──ok──────────────────────────▶ completed
-      ▲                 │ ├────the agent's error, a limit───▶ failed
-      │                 │ ├────cancelled────────────────────▶ cancelled
-      └──died or lost───┘ └────died or lost too often───────▶ dead_lettered
+     ▲  ▲               │ │ ├──the agent's error, a limit───▶ failed ◀──────waited too long──┐
+     │  │               │ │ ├──cancelled────────────────────▶ cancelled ◀───cancelled────────┤
+     │  └──died or lost─┘ │ └──died or lost too often───────▶ dead_lettered                  │
+     │                    └────asks a person────────────────▶ waiting ───────────────────────┤
+     └───────────────────────────────────answered────────────────────────────────────────────┘
 
 An error the agent raised is its answer and is not tried again: the author decides that with
 ``step(…, retry=…)``. What is tried again is what says nothing about the agent's answer: a process
@@ -16,12 +18,20 @@ that count: a task that gets on is no poison.
 
 One limit may be tried again with more: an attempt that ran out of memory, when the release has a
 larger resource class. That is one retry, and it counts as no crash.
+
+A task that asks a person is not over: it keeps its place in its session, so that no later message
+overtakes it, and holds no process, lease or time limit while it waits. The answers queue it again,
+in the transaction that stores them; the next attempt is given them, and so is the one after it if
+that one dies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from penstock.domain.errors import Conflict, Invalid
 from penstock.domain.tasks import Ending, ResourceClass, Task, TaskState
 
 MOST_LOSSES = 10
@@ -32,6 +42,7 @@ _LONGEST_DELAY_SECONDS = 30.0
 _STATES = {
     Ending.OK: TaskState.COMPLETED,
     Ending.CANCELLED: TaskState.CANCELLED,
+    Ending.WAITING: TaskState.WAITING,
     Ending.ERROR: TaskState.FAILED,
     Ending.EXIT: TaskState.FAILED,
     Ending.TIMEOUT: TaskState.FAILED,
@@ -91,3 +102,38 @@ def after_attempt(task: Task, ending: Ending, *, attempts: int, larger: bool = F
 def handed_back(task: Task) -> After:
     """What becomes of a task whose worker gives it back of its own will: nothing counts."""
     return After(state=TaskState.QUEUED, crashes=task.crashes, losses=task.losses)
+
+
+def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[str, Any]:
+    """What the next attempt of a waiting task is told, by what it waits for.
+
+    Args:
+        task: as it waits.
+        given: answers by the id of what they answer; all or some of them.
+        answer: the one answer, when there are none by id.
+
+    Raises:
+        Conflict: the task does not wait, or not for this.
+        Invalid: there is no answer, or one for several things.
+    """
+    if task.state is not TaskState.WAITING:
+        raise Conflict(
+            f"task {task.id} is {task.state.value}; it waits for nobody",
+            hint="Somebody else may have answered; its events say who.",
+        )
+    waits = [wait.id for wait in task.waits]
+    if given is None:
+        if len(waits) != 1:
+            raise Invalid(
+                f"task {task.id} waits for {len(waits)} things; say which this answers",
+                hint=f'Send {{"answers": {{id: answer}}}} with some of: {", ".join(waits)}.',
+            )
+        return {waits[0]: answer}
+    if not given:
+        raise Invalid("there is no answer", hint=f"It waits for: {', '.join(waits)}.")
+    if unknown := sorted(given.keys() - set(waits)):
+        raise Conflict(
+            f"task {task.id} does not wait for {', '.join(unknown)}",
+            hint=f"It waits for: {', '.join(waits)}.",
+        )
+    return dict(given)

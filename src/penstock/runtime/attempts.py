@@ -271,6 +271,7 @@ class Attempt:
             printed=self._output.take(),
             waited_us=self._waited_us,
             broken=over.broken,
+            waits=over.waits,
         )
 
     def _after(self, ending: Ending) -> After:
@@ -342,5 +343,6 @@ class Attempt:
             "resume": self.epoch > 1,
             "steps": replay,
             "deadline_seconds": self._terms.limits.time_seconds,
+            "answers": dict(self._claim.answers),
             "token": token,
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.domain.tasks import Ending, Task
+from penstock.domain.tasks import Ending, Task, Wait
 from penstock.rules.limits import Broken, Terms, ending_of, error_of
 from penstock.store import Transaction, environments, steps, tasks
 
@@ -33,14 +33,18 @@ class Over:
     output: Any = None  # of one that a limit ended, as far as it came
     error: Mapping[str, Any] | None = None
     broken: Broken | None = None
+    waits: tuple[Wait, ...] = ()  # what a person is asked
 
 
 def reported(finish: Mapping[str, Any], terms: Terms) -> Over:
     """The end that a process reports."""
     if finish["ok"]:
-        size = len(msgspec.json.encode(finish["output"]))
+        waits = msgspec.convert(finish.get("waits") or (), tuple[Wait, ...])
+        size = len(msgspec.json.encode(waits or finish["output"]))
         if size > terms.limits.output_bytes:
             return of_limit(terms.broken("output", size))
+        if waits:
+            return Over(ending=Ending.WAITING, waits=waits)
         return Over(ending=Ending.OK, output=finish["output"])
     error = finish["error"]
     kind, message = error.get("type"), error.get("message") or ""

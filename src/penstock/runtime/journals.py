@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from penstock.domain.errors import Conflict, Stale, Unavailable
-from penstock.domain.tasks import Claim, Ending, TaskState
+from penstock.domain.tasks import Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After
 from penstock.runtime.endings import Over, named
@@ -147,6 +147,7 @@ class Journal:
         printed: Sequence[tuple[str, str]],
         waited_us: int,
         broken: Broken | None = None,
+        waits: Sequence[Wait] = (),
     ) -> None:
         """Commit what the attempt's ending makes of the task: over, or back in the queue.
 
@@ -159,6 +160,7 @@ class Journal:
             printed: what was printed before the end.
             waited_us: what the attempt waited for its process.
             broken: the limit that ended it, if one did.
+            waits: what a person is asked, if that is how it ended.
 
         Raises:
             Stale: another attempt owns the task.
@@ -187,6 +189,15 @@ class Journal:
                     delay_seconds=after.delay_seconds,
                     why=_why(after, over),
                     resource_class=after.resource_class,
+                )
+                return True
+            if after.state is TaskState.WAITING:
+                await tasks.wait(
+                    tx,
+                    task_id=self._task.id,
+                    epoch=self._epoch,
+                    waits=waits,
+                    wait_seconds=self._terms.limits.wait_seconds,
                 )
                 return True
             await tasks.finish(

@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
-from penstock.domain.errors import NotFound, Stale
-from penstock.domain.tasks import Claim, ResourceClass, Task, TaskState
+from penstock.domain.errors import Conflict, NotFound, Stale
+from penstock.domain.tasks import Claim, ResourceClass, Task, TaskState, Wait
 from penstock.store import events, sessions
 from penstock.store.transaction import Row, Transaction
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_waits = msgspec.json.Decoder(tuple[Wait, ...]).decode
 
 EventItem = tuple[str, Any]  # kind, data
 
@@ -110,7 +111,8 @@ async def claim(tx: Transaction, *, worker_id: str, limit: int) -> list[Claim]:
         await advance(
             tx, task_id=task.id, epoch=task.epoch, said=[("started", {"epoch": task.epoch})]
         )
-        claims.append(Claim(task=task, epoch=task.epoch))
+        answers = {} if row["answers"] is None else _decode(row["answers"])
+        claims.append(Claim(task=task, epoch=task.epoch, answers=answers))
     return claims
 
 
@@ -211,6 +213,80 @@ async def requeue(
     tx.notify("queue", "")
 
 
+async def wait(
+    tx: Transaction,
+    *,
+    task_id: str,
+    epoch: int,
+    waits: Sequence[Wait],
+    wait_seconds: float | None = None,
+) -> Task:
+    """Let a task wait for a person, under the fence; at most for ``wait_seconds``.
+
+    One that somebody has asked to stop meanwhile is cancelled instead.
+
+    Raises:
+        Stale: the epoch no longer owns the task; nothing was written.
+    """
+    row = await tx.fetch_one(
+        "tasks.wait",
+        id=task_id,
+        epoch=epoch,
+        waits=_text(waits),
+        wait_us=None if wait_seconds is None else int(wait_seconds * 1_000_000),
+    )
+    if row is None:
+        raise _stale(task_id, epoch)
+    task = _record(row)
+    await events.append(
+        tx, task_id=task_id, epoch=epoch, last=task.events, said=[("waiting", {"waits": waits})]
+    )
+    if task.cancel_requested:
+        return await cancel(tx, task_id)
+    tx.notify("done", task_id)
+    return task
+
+
+async def resume(
+    tx: Transaction, *, task: Task, answers: Mapping[str, Any], said: Mapping[str, Any]
+) -> Task:
+    """Queue a waiting task again, with the answers that its next attempt is given.
+
+    Raises:
+        Conflict: it does not wait any more, or for something else by now.
+    """
+    row = await tx.fetch_one(
+        "tasks.resume", id=task.id, epoch=task.epoch, answers=_text(dict(answers))
+    )
+    if row is None:
+        raise Conflict(
+            f"somebody else was faster: task {task.id} waits no longer",
+            hint="Its events say what was answered, and by whom.",
+        )
+    resumed = _record(row)
+    await events.append(
+        tx,
+        task_id=task.id,
+        epoch=task.epoch,
+        last=resumed.events,
+        said=[("resumed", {"answers": dict(answers), **said})],
+    )
+    tx.notify("queue", "")
+    return resumed
+
+
+async def expire_waits(tx: Transaction, *, limit: int) -> list[Task]:
+    """End tasks that have waited for a person as long as they may."""
+    rows = await tx.fetch_all("tasks.waited_out", limit=limit)
+    ended = []
+    for row in rows:
+        error = {"type": "Timeout", "message": "nobody answered in time", "traceback": ""}
+        late = await tx.fetch_one("tasks.expire_wait", id=row["id"], error=_text(error))
+        if late is not None:
+            ended.append(await _ended(tx, late))
+    return ended
+
+
 async def cancel(tx: Transaction, task_id: str) -> Task:
     """End a task that waits, or ask the owner of one that runs to stop it.
 
@@ -294,6 +370,7 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
         tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[("finished", said)]
     )
     begun, ended = task.started_us, task.finished_us
+    waited_us += row["waited_us"]  # for a person
     busy_us = ended - begun - waited_us if begun is not None and ended is not None else 0
     await sessions.account(
         tx,
@@ -345,4 +422,6 @@ def _record(row: Row) -> Task:
         finished_us=row["finished_us"],
         tokens=row["tokens"],
         resource_class=ResourceClass(row["resource_class"]),
+        waits=() if row["waits"] is None else _waits(row["waits"]),
+        wait_until_us=row["wait_until_us"],
     )

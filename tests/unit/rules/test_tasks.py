@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.domain.tasks import TERMINAL, Ending, ResourceClass, Task, TaskState
-from penstock.rules.tasks import MOST_LOSSES, after_attempt, handed_back
+from penstock.domain.errors import Conflict, Invalid
+from penstock.domain.tasks import TERMINAL, Ending, ResourceClass, Task, TaskState, Wait
+from penstock.rules.tasks import MOST_LOSSES, after_attempt, answers, handed_back
 
 
-def a_task(*, crashes=0, losses=0):
+def a_task(*, crashes=0, losses=0, state=TaskState.RUNNING, waits=()):
     return Task(
         id="task_1", session_id="ses_1", agent="a", environment="production", release="r",
-        state=TaskState.RUNNING, outcome=None, input=None, output=None, error=None, epoch=1,
+        state=state, outcome=None, input=None, output=None, error=None, epoch=1,
         crashes=crashes, losses=losses, worker_id="w", cancel_requested=False, events=0, steps=0,
-        cost_nanos=0, created_us=0, started_us=0, finished_us=None,
+        cost_nanos=0, created_us=0, started_us=0, finished_us=None, waits=waits,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("ending", [e for e in Ending if e not in (Ending.CRASH, Ending.LOST)])
+@pytest.mark.parametrize(
+    "ending", [e for e in Ending if e not in (Ending.CRASH, Ending.LOST, Ending.WAITING)]
+)
 def test_what_the_agent_did_itself_is_final(ending):
     assert after_attempt(a_task(), ending, attempts=3).state in TERMINAL
 
@@ -63,3 +66,40 @@ def test_a_lost_worker_is_not_the_tasks_fault_for_long():
 def test_handing_back_counts_for_nothing():
     after = handed_back(a_task(crashes=1, losses=2))
     assert (after.state, after.crashes, after.losses) == (TaskState.QUEUED, 1, 2)
+
+
+def waiting(*ids):
+    return a_task(
+        state=TaskState.WAITING,
+        waits=tuple(Wait(id=one, kind="interrupt", value=None) for one in ids),
+    )
+
+
+def test_a_task_that_asks_waits_and_its_crashes_are_not_forgotten():
+    after = after_attempt(a_task(crashes=1), Ending.WAITING, attempts=3)
+    assert (after.state, after.crashes) == (TaskState.WAITING, 1)
+    assert after.state not in TERMINAL
+
+
+def test_one_question_takes_one_answer_and_also_null_is_one():
+    assert answers(waiting("a"), None, None) == {"a": None}
+    assert answers(waiting("a"), {"a": 1}, None) == {"a": 1}
+
+
+def test_several_questions_are_answered_by_name_all_or_some():
+    assert answers(waiting("a", "b"), {"b": 1}, None) == {"b": 1}
+    with pytest.raises(Invalid, match="2 things"):
+        answers(waiting("a", "b"), None, True)
+    with pytest.raises(Invalid):
+        answers(waiting("a"), {}, None)
+
+
+def test_what_nobody_asked_is_a_conflict():
+    with pytest.raises(Conflict, match="does not wait for b"):
+        answers(waiting("a"), {"a": 1, "b": 2}, None)
+
+
+@pytest.mark.parametrize("state", [state for state in TaskState if state is not TaskState.WAITING])
+def test_a_task_that_does_not_wait_takes_no_answer(state):
+    with pytest.raises(Conflict, match=state.value):
+        answers(a_task(state=state, waits=waiting("a").waits), {"a": 1}, None)

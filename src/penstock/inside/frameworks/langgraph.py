@@ -8,6 +8,8 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
+from penstock.inside.attempts import Waits
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -96,11 +98,14 @@ class GraphRunner:
             if self._is_ours(state, attempt):
                 if not state.tasks:  # unlike next, also those that wrote and were not committed
                     return self._visible(state.values)
-                given = None
+                before = graph.get_state(state.parent_config) if self._looks_back(state) else None
+                given = self._going_on(state, before, attempt)
         stream = graph.stream(given, config, stream_mode=self._modes, durability="sync")
         for mode, chunk in stream:
             output.take(mode, chunk)
-        return output.waits or self._visible(output.state)
+        if output.stopped:
+            raise Waits(output.waits or [_breakpoint(graph.get_state(config))])
+        return self._visible(output.state)
 
     async def arun(self, attempt: Attempt) -> Any:
         """Run a graph with async nodes."""
@@ -112,11 +117,15 @@ class GraphRunner:
             if self._is_ours(state, attempt):
                 if not state.tasks:  # unlike next, also those that wrote and were not committed
                     return self._visible(state.values)
-                given = None
+                looked = self._looks_back(state)
+                before = await graph.aget_state(state.parent_config) if looked else None
+                given = self._going_on(state, before, attempt)
         stream = graph.astream(given, config, stream_mode=self._modes, durability="sync")
         async for mode, chunk in stream:
             output.take(mode, chunk)
-        return output.waits or self._visible(output.state)
+        if output.stopped:
+            raise Waits(output.waits or [_breakpoint(await graph.aget_state(config))])
+        return self._visible(output.state)
 
     def _bound(self, attempt: Attempt, output: _Output) -> tuple[Any, dict[str, Any]]:
         """The graph with the attempt's saver, and the config that makes its session the thread.
@@ -126,6 +135,7 @@ class GraphRunner:
         attempt.partial = lambda: self._visible(output.state)
         graph = copy.copy(self._graph)
         graph.checkpointer = self._saver.of(attempt)
+        attempt.interrupt = _interrupt()
         known: dict[str, Any] = {"thread_id": attempt.session}
         if self._tapped:
             known |= _tap(output)
@@ -147,6 +157,33 @@ class GraphRunner:
             return state.get(keys) if isinstance(state, dict) else state
         return {key: state[key] for key in keys if key in state} if state else state
 
+    def _looks_back(self, state: Any) -> bool:
+        """Whether it takes the step before a state to know if the graph stopped behind it."""
+        return bool(self._graph.interrupt_after_nodes and state.parent_config)
+
+    def _going_on(self, state: Any, before: Any, attempt: Attempt) -> Any:
+        """What a graph is given that goes on from a state: the answers to what it asks there.
+
+        An answer that a node has taken is in the writes on top of the checkpoint, or behind it;
+        given again it could be taken for the answer to that node's next question. So only what is
+        asked now is answered, however often the attempt is repeated.
+
+        Raises:
+            Waits: the graph stands at a breakpoint, and nobody has let it go on.
+        """
+        asked = {_id(one) for task in state.tasks for one in task.interrupts}
+        if answers := {key: attempt.answers[key] for key in asked if key in attempt.answers}:
+            from langgraph.types import Command  # noqa: PLC0415 - of the release
+
+            return Command(resume=answers)
+        stop = _breakpoint(state)
+        if not asked and stop["id"] not in attempt.answers:
+            coming = _within(state.next, self._graph.interrupt_before_nodes)
+            gone = before is not None and _within(before.next, self._graph.interrupt_after_nodes)
+            if coming or gone:
+                raise Waits([stop])
+        return None
+
     @staticmethod
     def _is_ours(state: Any, attempt: Attempt) -> bool:
         """Whether the session's latest checkpoint was committed by this very task."""
@@ -156,13 +193,14 @@ class GraphRunner:
 class _Output:
     """Gathers what a graph streams: updates as events, tokens as deltas, the last state.
 
-    ``waits`` is what the graph waits for, when it does not end but ask a person.
+    ``stopped`` says that the graph has not ended; ``waits`` is what it asks, if anything.
     """
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self.state: Any = None
-        self.waits: dict[str, Any] | None = None
+        self.stopped = False
+        self.waits: list[dict[str, Any]] = []
 
     def take(self, mode: str, chunk: Any) -> None:
         """One item of the stream."""
@@ -170,9 +208,14 @@ class _Output:
             self.state = chunk
         elif mode == "updates":
             if _INTERRUPT in chunk:
-                known = self.waits["interrupt"] if self.waits else []
-                found = [_interrupted(one) for one in chunk[_INTERRUPT]]
-                self.waits = {"interrupt": [*known, *(one for one in found if one not in known)]}
+                self.stopped = True
+                known = {wait["id"] for wait in self.waits}
+                found = {_id(one): one.value for one in chunk[_INTERRUPT]}
+                self.waits += [
+                    {"id": key, "kind": "interrupt", "value": value}
+                    for key, value in found.items()
+                    if key not in known
+                ]
                 return
             self._attempt.event("update", chunk)
         elif mode == _MESSAGES:
@@ -184,9 +227,27 @@ class _Output:
             self._attempt.delta({"mode": mode, "data": chunk})
 
 
-def _interrupted(interrupt: Any) -> dict[str, Any]:
-    """What a node asks a person."""
-    return {"value": getattr(interrupt, "value", interrupt), "id": getattr(interrupt, "id", None)}
+def _id(interrupt: Any) -> str:
+    """What an answer to an interrupt names."""
+    return str(getattr(interrupt, "id", None) or getattr(interrupt, "interrupt_id", ""))
+
+
+def _interrupt() -> Any:
+    """LangGraph's own way to ask."""
+    from langgraph.types import interrupt  # noqa: PLC0415 - of the release
+
+    return interrupt
+
+
+def _breakpoint(state: Any) -> dict[str, Any]:
+    """What a person is asked where the graph was told to stop: whether it may go on."""
+    found = state.config["configurable"].get("checkpoint_id", "")
+    return {"id": f"breakpoint:{found}", "kind": "interrupt", "value": {"next": list(state.next)}}
+
+
+def _within(nodes: Any, stops: Any) -> bool:
+    """Whether one of some nodes is one to stop at."""
+    return bool(nodes) and (stops == "*" or bool(set(nodes) & set(stops)))
 
 
 def _needs_loop(graph: Any) -> bool:

@@ -7,7 +7,7 @@ where id in (
   select t.id from tasks t
   where t.state = 'queued' and t.run_after_us <= now_us()
     and not exists (
-      select 1 from tasks r where r.session_id = t.session_id and r.state = 'running')
+      select 1 from tasks r where r.session_id = t.session_id and r.state in ('running', 'waiting'))
     and not exists (
       select 1 from tasks q
       where q.session_id = t.session_id and q.state = 'queued'

@@ -3,11 +3,11 @@
 insert into tasks (
   id, session_id, agent, environment, release, state, outcome, input, output, error, epoch, crashes,
   losses, worker_id, run_after_us, close_session, cancel_requested, limit_hit, idempotency_key,
-  events, steps, cost_nanos, created_us, started_us, finished_us
+  events, steps, cost_nanos, created_us, started_us, finished_us, waited_us
 ) values (
   :id, :session_id, :agent, :environment, :release, 'queued', null, :input, null, null, 0, 0,
   0, null, now_us() + :delay_us, :close_session, 0, null, :idempotency_key,
-  0, 0, 0, now_us(), null, null
+  0, 0, 0, now_us(), null, null, 0
 )
 returning *;
 
@@ -39,7 +39,7 @@ where id in (
   select t.id from tasks t
   where t.state = 'queued' and t.run_after_us <= now_us()
     and not exists (
-      select 1 from tasks r where r.session_id = t.session_id and r.state = 'running')
+      select 1 from tasks r where r.session_id = t.session_id and r.state in ('running', 'waiting'))
     and not exists (
       select 1 from tasks q
       where q.session_id = t.session_id and q.state = 'queued'
@@ -74,7 +74,8 @@ select 1 as yes from tasks where id = :id and epoch = :epoch and state = 'runnin
 -- End a task under the fence.
 update tasks
 set state = :state, outcome = :outcome, output = :output, error = :error, crashes = :crashes,
-    losses = :losses, worker_id = null, events = events + 1, finished_us = now_us()
+    losses = :losses, worker_id = null, answers = null, events = events + 1,
+    finished_us = now_us()
 where id = :id and epoch = :epoch and state = 'running'
 returning *;
 
@@ -91,8 +92,41 @@ returning *;
 -- End a task that nobody runs.
 update tasks
 set state = 'cancelled', outcome = 'cancelled', cancel_requested = 1, events = events + 1,
-    finished_us = now_us()
-where id = :id and state = 'queued'
+    finished_us = now_us(), waits = null, answers = null, wait_until_us = null,
+    waited_us = waited_us + coalesce(now_us() - waiting_since_us, 0), waiting_since_us = null
+where id = :id and state in ('queued', 'waiting')
+returning *;
+
+-- name: wait
+-- Let a task wait for a person under the fence.
+update tasks
+set state = 'waiting', waits = :waits, answers = null, worker_id = null, losses = 0,
+    waiting_since_us = now_us(), wait_until_us = now_us() + cast(:wait_us as bigint),
+    events = events + 1
+where id = :id and epoch = :epoch and state = 'running'
+returning *;
+
+-- name: resume
+-- Queue a waiting task again; the epoch says which of its waits was answered.
+update tasks
+set state = 'queued', answers = :answers, waits = null, wait_until_us = null,
+    run_after_us = now_us(), waited_us = waited_us + now_us() - waiting_since_us,
+    waiting_since_us = null, events = events + 1
+where id = :id and epoch = :epoch and state = 'waiting'
+returning *;
+
+-- name: waited_out
+-- Tasks that have waited for a person as long as they may.
+select id from tasks where state = 'waiting' and wait_until_us <= now_us()
+order by wait_until_us limit :limit;
+
+-- name: expire_wait
+-- End a task that nobody has answered, unless somebody just did.
+update tasks
+set state = 'failed', outcome = 'timeout', error = :error, waits = null, wait_until_us = null,
+    waited_us = waited_us + now_us() - waiting_since_us, waiting_since_us = null,
+    events = events + 1, finished_us = now_us()
+where id = :id and state = 'waiting' and wait_until_us <= now_us()
 returning *;
 
 -- name: request_cancel
@@ -116,7 +150,10 @@ select min(run_after_us) - now_us() as wait_us from tasks where state = 'queued'
 -- What waits and is due, and what runs; counted only as far as it matters to whoever scales.
 select
   (select count(*) from (
-    select 1 from tasks where state = 'queued' and run_after_us <= now_us() limit :most
+    select 1 from tasks q where q.state = 'queued' and q.run_after_us <= now_us()
+      and not exists (
+        select 1 from tasks w where w.session_id = q.session_id and w.state = 'waiting')
+    limit :most
   ) waiting) as backlog,
   (select count(*) from (
     select 1 from tasks where state = 'running' limit :most
@@ -125,12 +162,12 @@ select
 -- name: live_in_session
 -- Tasks of a session that have not ended, and how many of them end it.
 select count(*) as live, coalesce(sum(close_session), 0) as closing
-from tasks where session_id = :session_id and state in ('queued', 'running');
+from tasks where session_id = :session_id and state in ('queued', 'running', 'waiting');
 
 -- name: close_after
 -- Let the tasks of a session that have not ended be its last.
 update tasks set close_session = 1
-where session_id = :session_id and state in ('queued', 'running');
+where session_id = :session_id and state in ('queued', 'running', 'waiting');
 
 -- name: limit_hit
 -- Which limit the gateway saw a task reach.
