@@ -271,8 +271,7 @@ async def test_a_claim_that_landed_without_our_knowing_is_given_back(world):
     task = await world.submit("work")
     # The commit landed, and its answer was lost on the way back.
     await world.store.transact(partial(tasks.claim, worker_id=worker.id, limit=1))
-    for _ in range(2):
-        await worker._look_after()
+    await worker._look_for_unknown()
     assert (await world.task(task)).state == "queued"
     worker._claims.start()
     assert (await world.ended(task)).losses == 1
@@ -303,7 +302,7 @@ async def test_the_tasks_of_a_server_that_was_killed_go_on_at_the_next_start(wor
     task = await world.submit("steps")
     await at_second_step(world, task)
     # What kill -9 leaves behind: a running task, and a worker whose lease still lives.
-    for loop in (*first._loops, first._evaluations._loop):
+    for loop in (*first._loops, first._evaluations._loop, first._reaper, first._heart):
         await loop.stop()
     await first.zygotes.stop()
     world.workers.remove(first)

@@ -223,7 +223,13 @@ async def test_a_write_during_a_backup_is_whole_or_absent(world, database, targe
     async def pair(tx):
         await agents.ensure(tx, f"pair-{written}")
         await tx.execute(
-            "workers.register", id=f"pair-{written}", host="h", pid=1, lease_us=1, capacity=1
+            "workers.register",
+            id=f"pair-{written}",
+            host="h",
+            pid=1,
+            lease_us=1,
+            capacity=1,
+            process="",
         )
 
     async def write():

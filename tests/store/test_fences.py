@@ -9,7 +9,7 @@ import pytest
 
 from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState
-from penstock.store import checkpoints, events, sessions, steps, tasks, workers
+from penstock.store import checkpoints, events, sessions, steps, tasks
 from penstock.store.checkpoints import Checkpoint, Write
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -48,14 +48,6 @@ async def submit(store, digest, number, *, session="ses_1", **more):
 
 async def claim(store, worker="w1", limit=10):
     return await store.transact(partial(tasks.claim, worker_id=worker, limit=limit))
-
-
-async def register(store, worker="w1", seconds=60.0):
-    await store.transact(
-        partial(
-            workers.register, worker_id=worker, host="h", pid=1, lease_seconds=seconds, capacity=1
-        )
-    )
 
 
 async def everything(store):
@@ -202,19 +194,6 @@ async def test_the_end_of_a_task_is_counted_in_its_session_once(store, digest):
     assert await store.transact(partial(judged, score=0.5)) is True
     assert await store.transact(partial(judged, score=0.9)) is False
     assert (await store.read(lambda tx: sessions.get(tx, "ses_1"))).score == 0.5
-
-
-async def test_only_a_lease_that_went_by_is_taken_over(store, digest):
-    await register(store, "w1", seconds=60)
-    await begin(store, digest)
-    await submit(store, digest, 1)
-    await claim(store, "w1")
-    orphans = partial(tasks.orphaned, limit=10)
-    assert await store.read(orphans) == []
-    beat = partial(workers.beat, worker_id="w1", draining=False)
-    assert await store.transact(partial(beat, lease_seconds=-1)) is True
-    assert [task.id for task in await store.read(orphans)] == ["task_1"]
-    assert await store.transact(partial(beat, lease_seconds=60)) is False
 
 
 async def test_a_committed_step_ends_the_count_of_losses(store, digest):

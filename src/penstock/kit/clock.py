@@ -44,3 +44,14 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move forward by ``seconds``."""
         self._now_us += int(seconds * 1_000_000)
+
+
+def steady_seconds() -> float:
+    """Seconds that only grow, also while the machine sleeps; comparable within one process.
+
+    ``time.monotonic`` stands still while a laptop or a virtual machine is suspended, and the
+    clock of a database elsewhere does not.
+    """
+    if hasattr(time, "CLOCK_BOOTTIME"):  # Linux
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

@@ -14,9 +14,16 @@ class Loop:
     """Calls ``round_`` every ``seconds``, or sooner when :meth:`wake` is called."""
 
     def __init__(
-        self, name: str, round_: Callable[[], Awaitable[object]], *, seconds: float
+        self,
+        name: str,
+        round_: Callable[[], Awaitable[object]],
+        *,
+        seconds: float,
+        stretch: Callable[[], float] = lambda: 1.0,
     ) -> None:
+        """``stretch()`` is a factor for the next pause, so that many servers fall out of step."""
         self._name = name
+        self._stretch = stretch
         self._round = round_
         self._seconds = seconds
         self._wake = asyncio.Event()
@@ -55,5 +62,5 @@ class Loop:
                 )
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout(self._seconds * self._stretch()):
                     await self._wake.wait()

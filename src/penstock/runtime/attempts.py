@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -100,7 +99,7 @@ class Attempt:
         self._reason = ""
         self._broken: Broken | None = None  # the limit that ended it
         self._leave_at_step = False
-        self._claimed_at = claimed_at  # by the monotonic clock
+        self._claimed_at = claimed_at  # by the event loop's clock
         self._waited_us = 0
 
     @property
@@ -133,6 +132,13 @@ class Attempt:
         """End it: somebody asked for that."""
         self._stop(Ending.CANCELLED, "cancelled")
 
+    def lose(self, reason: str) -> None:
+        """End it because its worker may not own the task any more; safe in any thread."""
+        if self._ending is None:
+            self._ending, self._reason = Ending.LOST, reason
+        if self._host is not None and self._host.alone:
+            self._host.kill()  # a shared process is its worker's to end
+
     def hand_back(self, *, at_step: bool) -> None:
         """Give the task back to the queue, at once or when its next step is committed."""
         if at_step:
@@ -150,7 +156,7 @@ class Attempt:
         seconds = self._terms.limits.time_seconds
         deadline = asyncio.get_running_loop().call_later(seconds, self._expire)
         try:
-            finish = await self._serve(host, token)
+            finish = None if self._ending else await self._serve(host, token)
         except Stale as error:
             log.info("%s", error)
             host.kill()
@@ -173,7 +179,8 @@ class Attempt:
         """Answer the process until it reports its end; None if it ended without a report."""
         replay = await self._journal.replay() if self.epoch > 1 else []
         await host.send(self._order(replay, token))
-        self._waited_us = int((time.monotonic() - self._claimed_at) * 1_000_000)
+        now = asyncio.get_running_loop().time()
+        self._waited_us = int((now - self._claimed_at) * 1_000_000)
         while True:
             try:
                 frames = await host.receive()

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from penstock.domain.errors import Conflict, Stale, Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After
 from penstock.runtime.endings import Over, named
-from penstock.store import Store, Transaction, Work, checkpoints, logs, steps, tasks
+from penstock.store import Store, Transaction, Work, checkpoints, events, logs, steps, tasks
 from penstock.store.checkpoints import Checkpoint, Write
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _AGAIN_SECONDS = 0.25
+_LATER = 4096  # events; more than one batch has
 
 Said = list[tuple[str, Any]]
 
@@ -110,7 +113,7 @@ class Journal:
                 epoch=self._epoch,
             )
 
-        await self._landing(work)
+        await self._landing(work, None)  # a write that is there already is left or replaced
 
     async def commit_events(self, said: Said) -> None:
         """Keep events that must not wait for a step.
@@ -118,23 +121,26 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
         """
+        before = await self._reading(self._last_event)
 
-        async def work(tx: Transaction) -> int:
-            return await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
+        async def work(tx: Transaction) -> None:
+            if not await self._are_there(tx, said, before):
+                await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
 
-        await self._landing(work)
+        await self._landing(work, None)
 
     async def commit_logs(self, pieces: Sequence[tuple[str, str]]) -> None:
         """Keep what was printed."""
         first = self._lines + 1
         self._lines += len(pieces)
 
-        async def work(tx: Transaction) -> None:
+        async def work(tx: Transaction) -> bool:
             await logs.append(
                 tx, task_id=self._task.id, epoch=self._epoch, first=first, pieces=pieces
             )
+            return True
 
-        await self._landing(work)
+        await self._landing(work, _there)  # pieces are numbered: they are there if these are
 
     async def end(
         self,
@@ -223,7 +229,7 @@ class Journal:
             journaled = await steps.journal(tx, self._task.id)
             return journaled, await steps.last_checkpoint(tx, self._task.id)
 
-        journaled, self.place = await self._store.read(work)
+        journaled, self.place = await self._reading(work)
         return journaled
 
     def pass_replayed(self) -> None:
@@ -240,7 +246,7 @@ class Journal:
                 tx, session_id=session_id, namespace=namespace, checkpoint_id=checkpoint_id
             )
 
-        return await self._store.read(work)
+        return await self._reading(work)
 
     async def checkpoints(
         self, session_id: str, namespace: str | None, before: str | None, limit: int | None
@@ -252,7 +258,7 @@ class Journal:
                 tx, session_id=session_id, namespace=namespace, before=before, limit=limit
             )
 
-        return await self._store.read(work)
+        return await self._reading(work)
 
     def _may_step(self) -> None:
         most = self._terms.limits.steps
@@ -262,37 +268,65 @@ class Journal:
     # ------------------------------------------------------------ landing
 
     async def _landing(
-        self, work: Work[T], landed: Callable[[], Awaitable[T | None]] | None = None
+        self, work: Work[T], landed: Callable[[Transaction], Awaitable[T | None]] | None
     ) -> T:
+        """Commit ``work``, exactly once.
+
+        Args:
+            work: what to commit; the fence refuses it once somebody else owns the task.
+            landed: what an earlier try has committed, or None if it has not; None when ``work``
+                may be done twice.
+        """
         uncertain = False
         while True:
             try:
                 return await self._store.transact(work)
             except Unavailable as error:
+                if not uncertain:
+                    log.warning("task %s: %s; trying again", self._task.id, error)
                 uncertain = True
-                log.warning("task %s: %s; trying again", self._task.id, error)
                 await asyncio.sleep(_AGAIN_SECONDS)
             except (Stale, Conflict):
                 if not uncertain or landed is None:
                     raise
-                found = await landed()
+                found = await self._reading(landed)
                 if found is None:
                     raise
                 return found
 
-    def _step_landed(self, key: str) -> Callable[[], Awaitable[int | None]]:
+    async def _reading(self, work: Work[T]) -> T:
+        while True:
+            try:
+                return await self._store.read(work)
+            except Unavailable as error:
+                log.debug("task %s: %s; trying again", self._task.id, error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _last_event(self, tx: Transaction) -> int:
+        return (await tasks.get(tx, self._task.id)).events
+
+    async def _are_there(self, tx: Transaction, said: Said, before: int) -> bool:
+        """Whether these events stand behind event ``before``: an earlier try has landed."""
+        if await self._last_event(tx) == before:
+            return False
+        later = await events.after(tx, task_id=self._task.id, after=before, limit=_LATER)
+        wanted = msgspec.json.decode(msgspec.json.encode(said))
+        mine = [[event.kind, event.data] for event in later if event.epoch == self._epoch]
+        return any(mine[at : at + len(wanted)] == wanted for at in range(len(mine)))
+
+    def _step_landed(self, key: str) -> Work[int | None]:
         async def work(tx: Transaction) -> int | None:
             return await steps.number(tx, task_id=self._task.id, key=key, epoch=self._epoch)
 
-        return lambda: self._store.read(work)
+        return work
 
-    def _end_landed(self, state: TaskState) -> Callable[[], Awaitable[bool | None]]:
+    def _end_landed(self, state: TaskState) -> Work[bool | None]:
         async def work(tx: Transaction) -> bool | None:
             task = await tasks.find(tx, self._task.id)
             mine = task is not None and task.epoch == self._epoch and task.state is state
             return True if mine else None
 
-        return lambda: self._store.read(work)
+        return work
 
 
 def _why(after: After, over: Over) -> dict[str, Any]:
@@ -301,3 +335,7 @@ def _why(after: After, over: Over) -> dict[str, Any]:
     if after.resource_class is not None:
         why["resource_class"] = after.resource_class.value
     return why
+
+
+async def _there(_: Transaction) -> bool:
+    return True

@@ -1,4 +1,8 @@
-"""A worker: takes tasks, keeps its lease, takes over what others have lost, and leaves cleanly."""
+"""A worker: takes tasks, runs an attempt at each, and leaves cleanly.
+
+That it still owns what it has taken is the business of its heartbeat; what becomes of the tasks of
+a worker that is gone, that of the reaper.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import logging
 import os
 import random
 import socket
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,17 +20,20 @@ from urllib.parse import urlsplit
 
 from penstock.domain.errors import Conflict, PenstockError, Stale, Unavailable
 from penstock.domain.releases import Isolation, Limits, Policy
-from penstock.domain.tasks import Claim, Ending, Task, TaskState
+from penstock.domain.tasks import Claim, Task
 from penstock.drivers.builders import Builder
-from penstock.kit.ids import new_id
+from penstock.kit import presence
+from penstock.kit.clock import steady_seconds
 from penstock.kit.loops import Loop
+from penstock.kit.threads import Aside, Beside, LoopThread
 from penstock.rules.limits import Terms
-from penstock.rules.tasks import after_attempt
 from penstock.runtime.attempts import Attempt, Host
 from penstock.runtime.deltas import Deltas
 from penstock.runtime.evaluations import Evaluations
+from penstock.runtime.heartbeats import BEAT_SECONDS, LEASE_SECONDS, Heartbeat
 from penstock.runtime.hosts import OwnHost, SharedProcess
 from penstock.runtime.identity import Identities
+from penstock.runtime.reapers import Reaper, given_back, lost
 from penstock.runtime.sources import Sources
 from penstock.runtime.variables import Variables
 from penstock.runtime.zygotes import Zygotes
@@ -35,15 +41,12 @@ from penstock.store import Store, Transaction, tasks, workers
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT_SECONDS = 2.0
-_SELF_STOP_SECONDS = 6.0
-_LEASE_SECONDS = 8.0
 _POLL_SECONDS = 1.0
-_REAP_SECONDS = 1.5
 _KEEP_SECONDS = 2.0
-_REAP_BATCH = 200
-_SILENT_SECONDS = 3600.0
 _STEP_SHARE = 0.5  # of the grace: attempts may end by themselves before they are handed back
+
+
+_Key = tuple[str, int]  # task, epoch
 
 
 class Worker:
@@ -60,42 +63,59 @@ class Worker:
         variables: Variables | None = None,
         sources: Sources | None = None,
         caps: Mapping[str, Any] | None = None,
+        chance: random.Random | None = None,
+        clock: Callable[[], float] = steady_seconds,
+        beside: Callable[[str, Aside], Beside] = LoopThread,
     ) -> None:
+        """``clock`` tells seconds that only grow; ``beside`` is where the heartbeat runs."""
         self.deltas = Deltas()
         self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
         self.zygotes = Zygotes(
             store, builder, gateway_url=gateway_url, scratch=scratch, variables=variables
         )
-        self.id = new_id("wrk")
         self._sources = sources
         self._caps = caps or {}
         self._store = store
         self._concurrency = concurrency
-        self._attempts: dict[str, Attempt] = {}
-        self._claimed: set[str] = set()  # from the claim to the end of the attempt
-        self._unknown: set[str] = set()  # owned, and not known here, at the last look
+        # By task and epoch: while an attempt that lost its task dies, the next one may begin here.
+        self._attempts: dict[_Key, Attempt] = {}
+        self._claimed: set[_Key] = set()  # from the claim to the end of the attempt
         self._running: set[asyncio.Task[None]] = set()
         self._shared: dict[tuple[str, str], SharedProcess] = {}
         self._forking = asyncio.Lock()
-        self._evaluations = Evaluations(store, self.zygotes, worker_id=self.id)
         self._draining = False
-        self._alive_at = time.monotonic()
-        self._lease_lost = False
+        self._doubtful = True  # whether a claim may have landed without our knowing
+        self._clock = clock
+        self._looked_at = clock()
+        self._heart = Heartbeat(
+            store,
+            register=self._register,
+            draining=lambda: self._draining,
+            stop_attempts=self._stop_attempts,
+            on_change=self._lease_changed,
+            clock=clock,
+            beside=beside,
+        )
+        self._evaluations = Evaluations(store, self.zygotes, worker_id=self.id)
+        self._reaper = Reaper(store, chance=chance or random.Random(), clock=clock)  # noqa: S311 - not a secret
         self._unsubscribe: list[Callable[[], None]] = []
         self._claims = Loop("claims", self._claim, seconds=_POLL_SECONDS)
         self._readiness = Loop("zygotes", self._keep_ready, seconds=_KEEP_SECONDS)
         self._loops = [
             self._claims,
             self._readiness,
-            Loop("heartbeat", self._beat, seconds=_HEARTBEAT_SECONDS),
-            # Not in step with other servers' reapers.
-            Loop("reaper", self._reap, seconds=_REAP_SECONDS * random.uniform(0.8, 1.2)),  # noqa: S311 - not a secret
+            Loop("cancels", self._look_for_cancels, seconds=BEAT_SECONDS),
         ]
+
+    @property
+    def id(self) -> str:
+        """Under which name it owns tasks; another one after it was taken for dead."""
+        return self._heart.worker_id
 
     @property
     def ready(self) -> bool:
         """Whether tasks that are queued now will be worked on here."""
-        return not self._draining and not self._lease_lost and bool(self._unsubscribe)
+        return not self._draining and self._heart.trusted and bool(self._unsubscribe)
 
     @property
     def running(self) -> int:
@@ -110,15 +130,7 @@ class Worker:
 
     async def start(self) -> None:
         """Register, and begin to work."""
-
-        async def work(tx: Transaction) -> None:
-            if self._store.embedded:
-                # Whoever had this database before is gone, or it would still hold the lock.
-                await workers.remove_all(tx)
-            await self._register(tx)
-
-        await self._store.transact(work)
-        self._alive_at = time.monotonic()
+        await self._heart.start()
         self._unsubscribe = [
             self._store.subscribe("queue", lambda _: self._claims.wake()),
             self._store.subscribe("cancel", self._cancel),
@@ -127,6 +139,7 @@ class Worker:
         ]
         for loop in self._loops:
             loop.start()
+        self._reaper.start()
         self._evaluations.start()
 
     async def drain(self, grace_seconds: float) -> None:
@@ -136,11 +149,11 @@ class Worker:
         """
         self._draining = True
         await self._claims.stop()
-        until = time.monotonic() + grace_seconds
+        until = self._clock() + grace_seconds
         await self._idle(grace_seconds * _STEP_SHARE)
         for attempt in tuple(self._attempts.values()):
             attempt.hand_back(at_step=True)
-        await self._idle(max(0.0, until - time.monotonic() - 1.0))
+        await self._idle(max(0.0, until - self._clock() - 1.0))
         await self._stop()
 
     async def hurry(self) -> None:
@@ -155,6 +168,7 @@ class Worker:
             task.cancel()
         for loop in self._loops:
             await loop.stop()
+        await self._reaper.stop()
         for stop in self._unsubscribe:
             stop()
         self._unsubscribe = []
@@ -162,8 +176,11 @@ class Worker:
         for process in self._shared.values():
             await process.close()
         await self.zygotes.stop()
+        await self._heart.stop()
 
         async def leave(tx: Transaction) -> None:
+            for task in await tasks.of_worker(tx, worker_id=self.id):
+                await given_back(tx, task=task)
             await workers.remove(tx, self.id)
 
         with contextlib.suppress(PenstockError):
@@ -177,28 +194,61 @@ class Worker:
     # ------------------------------------------------------------ claims
 
     async def _claim(self) -> None:
-        while not self._draining and not self._lease_lost:
-            free = self._concurrency - len(self._attempts)
-            if free <= 0:
-                return  # the end of an attempt wakes this loop
+        try:
+            while not self._draining and self._heart.trusted:
+                if self._doubtful or self._clock() - self._looked_at > BEAT_SECONDS:
+                    await self._look_for_unknown()
+                if not await self._claim_some():
+                    return
+        except Unavailable as error:
+            if not self._doubtful:
+                log.warning("no tasks are taken: %s", error)
+            self._doubtful = True
+            self._reaper.disturb()
 
-            async def work(tx: Transaction, free: int = free) -> list[Claim]:
-                return await tasks.claim(tx, worker_id=self.id, limit=free)
+    async def _claim_some(self) -> bool:
+        """Take as many tasks as there is room for; whether there may be more."""
+        free = self._concurrency - len(self._claimed)
+        if free <= 0:
+            return False  # the end of an attempt wakes this loop
+        worker_id = self.id
 
-            try:
-                claims = await self._store.transact(work)
-            except Conflict:
-                return  # another server was faster with a task of the same session
-            for claim in claims:
-                self._begin(claim)
-            if len(claims) < free:
-                return
+        async def work(tx: Transaction) -> list[Claim]:
+            return await tasks.claim(tx, worker_id=worker_id, limit=free)
+
+        try:
+            claims = await self._store.transact(work)
+        except Conflict:
+            return False  # another server was faster with a task of the same session
+        if worker_id != self.id:
+            return True  # taken under a name that was buried meanwhile: a reaper gives them back
+        for claim in claims:
+            self._begin(claim)
+        return len(claims) == free
+
+    async def _look_for_unknown(self) -> None:
+        """Give back what is owned and not known here.
+
+        The answer to a claim may be lost on its way from the database. No claim is under way
+        while this runs, so what is not known now never will be.
+        """
+
+        async def owned(tx: Transaction) -> list[Task]:
+            return await tasks.of_worker(tx, worker_id=self.id)
+
+        for task in await self._store.read(owned):
+            if (task.id, task.epoch) not in self._claimed:
+                log.warning("task %s was claimed without our knowing; it is given back", task.id)
+                await self._store.transact(partial(lost, task=task))
+        self._doubtful = False
+        self._looked_at = self._clock()
 
     def _begin(self, claim: Claim) -> None:
-        self._claimed.add(claim.task.id)
+        key = (claim.task.id, claim.epoch)
+        self._claimed.add(key)
         task = asyncio.create_task(self._run(claim), name=f"attempt-{claim.task.id}")
         self._running.add(task)
-        task.add_done_callback(lambda _: self._claimed.discard(claim.task.id))
+        task.add_done_callback(lambda _: self._claimed.discard(key))
         task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
@@ -209,7 +259,7 @@ class Worker:
 
     async def _run(self, claim: Claim) -> None:
         release = claim.task.release
-        claimed_at = time.monotonic()
+        claimed_at = asyncio.get_running_loop().time()
         try:
             manifest = await self.zygotes.manifest(release)
             policy = manifest.policy
@@ -220,7 +270,7 @@ class Worker:
                 await self._attempt(claim, Policy(), claimed_at).abandon(error)
             return
         attempt = self._attempt(claim, policy, claimed_at)
-        self._attempts[claim.task.id] = attempt
+        self._attempts[claim.task.id, claim.epoch] = attempt
         token = self.callers.add(attempt)
         try:
             host = await self._host(release, claim.task.environment, policy, attempt.limits)
@@ -246,7 +296,7 @@ class Worker:
                 host.close()
         finally:
             self.callers.remove(attempt, token)
-            self._attempts.pop(claim.task.id, None)
+            self._attempts.pop((claim.task.id, claim.epoch), None)
 
     def _attempt(self, claim: Claim, policy: Policy, claimed_at: float) -> Attempt:
         release = claim.task.release
@@ -275,124 +325,52 @@ class Worker:
         task.add_done_callback(self._over)
 
     def _cancel(self, task_id: str) -> None:
-        if (attempt := self._attempts.get(task_id)) is not None:
-            attempt.cancel()
+        for key, attempt in tuple(self._attempts.items()):
+            if key[0] == task_id:
+                attempt.cancel()
 
-    # ------------------------------------------------------------ loops
+    # ------------------------------------------------------------ ownership
 
-    async def _register(self, tx: Transaction) -> None:
+    async def _register(self, tx: Transaction, worker_id: str) -> None:
         await workers.register(
             tx,
-            worker_id=self.id,
+            worker_id=worker_id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            lease_seconds=_LEASE_SECONDS,
+            process=presence.of_this_process(),
+            lease_seconds=LEASE_SECONDS,
             capacity=self._concurrency,
         )
 
-    async def _beat(self) -> None:
-        async def work(tx: Transaction) -> bool:
-            return await workers.beat(
-                tx, worker_id=self.id, lease_seconds=_LEASE_SECONDS, draining=self._draining
-            )
+    def _stop_attempts(self, why: str) -> None:
+        """End every attempt's process now; called in the heartbeat's thread."""
+        for attempt in tuple(self._attempts.values()):
+            attempt.lose(why)
+        for process in tuple(self._shared.values()):
+            process.kill()
 
-        try:
-            async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                renewed = await self._store.transact(work)
-        except (Unavailable, TimeoutError) as error:
-            if time.monotonic() - self._alive_at > _SELF_STOP_SECONDS:
-                self._lose(f"no heartbeat for {_SELF_STOP_SECONDS:.0f} s: {error}")
+    def _lease_changed(self) -> None:
+        """On the event loop: do the rest of what the heartbeat's thread has begun."""
+        if self._heart.trusted:
+            self._claims.wake()
             return
-        self._alive_at = time.monotonic()
-        if not renewed:
-            await self._begin_again()
-        await self._look_after()
+        for attempt in tuple(self._attempts.values()):
+            attempt.hand_back(at_step=False)
 
-    async def _look_after(self) -> None:
-        """Stop what somebody wants stopped, and give back what is owned and not known here.
+    # ------------------------------------------------------------ loops
 
-        A claim whose answer was lost on the way from the database may have landed; what is still
-        unknown at the second look was.
-        """
+    async def _look_for_cancels(self) -> None:
+        """Stop what somebody wants stopped: that we were told of it may have been lost."""
 
         async def owned(tx: Transaction) -> list[Task]:
             return await tasks.of_worker(tx, worker_id=self.id)
 
-        found = await self._store.read(owned)
-        for task in found:
-            if task.cancel_requested:
-                self._cancel(task.id)
-        unknown = {task.id for task in found if task.id not in self._claimed}
-        for task in found:
-            if task.id in unknown & self._unknown:
-                log.warning("task %s was claimed without our knowing; it is given back", task.id)
-                await self._store.transact(partial(_lost, task=task))
-        self._unknown = unknown
-
-    def _lose(self, why: str) -> None:
-        """Stop everything before somebody else may begin it."""
-        if not self._lease_lost:
-            log.error("the worker stops its %d attempts: %s", len(self._attempts), why)
-        self._lease_lost = True
-        for attempt in tuple(self._attempts.values()):
-            attempt.hand_back(at_step=False)
-
-    async def _begin_again(self) -> None:
-        """The lease went by: what was owned is another's; register under a new name."""
-        self._lose("its lease has gone by")
-        await self._idle(_HEARTBEAT_SECONDS)
-        self.id = new_id("wrk")
-        await self._store.transact(self._register)
-        self._lease_lost = False
-        self._claims.wake()
-
-    async def _reap(self) -> None:
-        if self._lease_lost:
-            return
-        found = await self._store.transact(_take_over)
-        if found:
-            log.warning("%d tasks were taken over from workers that are gone", found)
-
-        async def sweep(tx: Transaction) -> None:
-            await workers.sweep(tx, silent_seconds=_SILENT_SECONDS)
-
-        await self._store.transact(sweep)
+        with contextlib.suppress(Unavailable):
+            for task in await self._store.read(owned):
+                if task.cancel_requested:
+                    self._cancel(task.id)
 
     async def _keep_ready(self) -> None:
         if not self._draining:
-            await self.zygotes.keep(await self._store.read(workers.wanted_releases))
-
-
-async def _take_over(tx: Transaction) -> int:
-    """Give the tasks of workers that are gone back to the queue, or to the dead letters."""
-    orphans = await tasks.orphaned(tx, limit=_REAP_BATCH)
-    for task in orphans:
-        await _lost(tx, task=task)
-    return len(orphans)
-
-
-async def _lost(tx: Transaction, *, task: Task) -> None:
-    after = after_attempt(task, Ending.LOST, attempts=1)
-    error = {"type": "Lost", "message": f"worker {task.worker_id} is gone", "traceback": ""}
-    with contextlib.suppress(Stale):  # another server's reaper was faster
-        if after.state is TaskState.QUEUED:
-            await tasks.requeue(
-                tx,
-                task_id=task.id,
-                epoch=task.epoch,
-                crashes=after.crashes,
-                losses=after.losses,
-                delay_seconds=after.delay_seconds,
-                why={"outcome": Ending.LOST.value, "error": error},
-            )
-        else:
-            await tasks.finish(
-                tx,
-                task_id=task.id,
-                epoch=task.epoch,
-                state=after.state,
-                outcome=Ending.LOST.value,
-                error=error,
-                crashes=after.crashes,
-                losses=after.losses,
-            )
+            with contextlib.suppress(Unavailable):
+                await self.zygotes.keep(await self._store.read(workers.wanted_releases))

@@ -17,9 +17,9 @@ from penstock.store.backups import Snapshot
 from penstock.store.migrate import migrate_postgres, migrate_sqlite
 from penstock.store.postgres import PostgresDatabase
 from penstock.store.sqlite import SqliteDatabase
-from penstock.store.transaction import Row, Transaction, Work
+from penstock.store.transaction import Line, Row, Transaction, Work
 
-__all__ = ["Row", "Store", "Transaction", "Work"]
+__all__ = ["Line", "Row", "Store", "Transaction", "Work"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,10 @@ class Store:
     async def read(self, work: Work[T]) -> T:
         """Run a unit of work that only reads, on one snapshot."""
         return await self._database.read(work)
+
+    def line(self) -> Line:
+        """A way to the database that does not lead through this event loop, for one thread."""
+        return self._database.line()
 
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Everything as it is at one moment, for as long as the ``async with`` lasts."""

@@ -12,17 +12,29 @@ import asyncpg
 
 from penstock.domain.errors import Conflict, Unavailable
 from penstock.store.queries import Query, load
-from penstock.store.transaction import Row, Value, Work
+from penstock.store.transaction import Line, Row, Value, Work
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_POOL = 9  # with the listening connection: ten per process
+_POOL = 7  # with the one that listens, a worker's heartbeat and a backup's: ten per process
 _CHANNEL = "penstock"
 _RETRIES = 5
 _CHUNK_ROWS = 1000
 _CHUNK_BYTES = 1 << 20
+
+# It is not there, it is going, it is coming back, or it has no room: none of it says anything
+# about the work that was asked for.
+_GONE = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver says when a connection ends under it
+)
 
 
 class _Transaction:
@@ -97,6 +109,44 @@ def _readable() -> Iterator[None]:
         raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
 
 
+class _Line:
+    """One connection, made when it is first needed and again when it has gone."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._queries = load("postgres")
+        self._connection: Any = None
+
+    async def transact(self, work: Work[T]) -> T:
+        connection = self._connection
+        try:
+            if connection is None or connection.is_closed():
+                connection = await asyncpg.connect(self._url)
+                self._connection = connection
+            async with connection.transaction():
+                tx = _Transaction(connection, self._queries)
+                result = await work(tx)
+                await tx.send_notices()
+                return result
+        except _GONE as error:
+            self._drop()
+            raise Unavailable(f"PostgreSQL did not take the write: {error}") from error
+        except asyncio.CancelledError:
+            self._drop()  # whatever it was waiting for may never come
+            raise
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(*_GONE):
+                await connection.close(timeout=1)
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
 class PostgresDatabase:
     """A PostgreSQL database that any number of servers may share."""
 
@@ -155,9 +205,13 @@ class PostgresDatabase:
                     raise
             except asyncpg.IntegrityConstraintViolationError as error:
                 raise Conflict(f"the database refused the write: {error}") from error
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+            except _GONE as error:
                 raise Unavailable(f"PostgreSQL did not take the write: {error}") from error
         raise AssertionError("unreachable")
+
+    def line(self) -> Line:
+        """A connection apart from the pool, for another thread's event loop."""
+        return _Line(self._url)
 
     async def read(self, work: Work[T]) -> T:
         """Run ``work`` on one snapshot; it may not write."""
@@ -167,7 +221,7 @@ class PostgresDatabase:
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await work(_Transaction(connection, self._queries))
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+        except _GONE as error:
             raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
 
     @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from penstock.domain.errors import Conflict, Unavailable
 from penstock.kit.clock import BootClock, Clock
 from penstock.store.queries import Query, load
-from penstock.store.transaction import Row, Value, Work
+from penstock.store.transaction import Line, Row, Value, Work
 
 T = TypeVar("T")
 
@@ -119,6 +119,29 @@ class _Job:
         self.notices: list[tuple[str, str]] = []
 
 
+def _answer(job: _Job) -> None:
+    """Tell whoever waits for a unit of work what has become of it; runs on the waiter's loop."""
+    if job.future.done():
+        return
+    if job.error is not None:
+        job.future.set_exception(job.error)
+    else:
+        job.future.set_result(job.result)
+
+
+class _Line:
+    """The writer thread answers to any event loop, so that a line is the database itself."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def transact(self, work: Work[T]) -> T:
+        return await self._database.transact(work)
+
+    async def close(self) -> None:
+        return
+
+
 class SqliteDatabase:
     """The embedded database of one server process."""
 
@@ -176,6 +199,10 @@ class SqliteDatabase:
     async def transact(self, work: Work[T]) -> T:
         """Run ``work`` and commit it; returns once it is on disk."""
         return await self._submit(self._writes, work)
+
+    def line(self) -> Line:
+        """A way to write from another thread's event loop."""
+        return _Line(self)
 
     async def read(self, work: Work[T]) -> T:
         """Run ``work`` on a snapshot; it may not write."""
@@ -295,16 +322,17 @@ class SqliteDatabase:
 
     def _finish(self, jobs: list[_Job]) -> None:
         loop = self._loop
+        aside = [job for job in jobs if job.future.get_loop() is not loop]
+        for job in aside:  # of another thread, which must not have to wait for our event loop
+            with contextlib.suppress(RuntimeError):  # that thread has ended
+                job.future.get_loop().call_soon_threadsafe(_answer, job)
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._settle, jobs)
+            loop.call_soon_threadsafe(self._settle, jobs, aside)
 
-    def _settle(self, jobs: list[_Job]) -> None:
+    def _settle(self, jobs: list[_Job], aside: list[_Job]) -> None:
         for job in jobs:
-            if not job.future.done():
-                if job.error is not None:
-                    job.future.set_exception(job.error)
-                else:
-                    job.future.set_result(job.result)
+            if job not in aside:
+                _answer(job)
             if job.error is None:
                 for channel, payload in job.notices:
                     self._deliver(channel, payload)

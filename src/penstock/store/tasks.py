@@ -193,6 +193,8 @@ async def requeue(
 ) -> None:
     """Give a task back to the queue under the fence, its next attempt in a resource class.
 
+    One that somebody has cancelled meanwhile ends instead.
+
     Raises:
         Stale: the epoch no longer owns the task; nothing was written.
     """
@@ -210,6 +212,9 @@ async def requeue(
     await events.append(
         tx, task_id=task_id, epoch=epoch, last=row["events"], said=[("requeued", dict(why))]
     )
+    if row["cancel_requested"]:
+        await cancel(tx, task_id)  # its owner has not heard, and there is nothing left to stop
+        return
     tx.notify("queue", "")
 
 
@@ -306,7 +311,7 @@ async def cancel(tx: Transaction, task_id: str) -> Task:
 
 
 async def orphaned(tx: Transaction, *, limit: int) -> list[Task]:
-    """Running tasks whose worker is gone, or has let its lease go by."""
+    """Running tasks whose worker is gone; no other server sees them until the commit."""
     return [_record(row) for row in await tx.fetch_all("tasks.orphaned", limit=limit)]
 
 

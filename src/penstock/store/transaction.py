@@ -37,3 +37,19 @@ class Transaction(Protocol):
 
 
 Work = Callable[[Transaction], Awaitable[T]]
+
+
+class Line(Protocol):
+    """A way to the database of its own, for one thread with its own event loop."""
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run a unit of work and commit it.
+
+        Raises:
+            Unavailable: the database did not answer; whether it was committed is not known.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back what the line holds."""
+        ...

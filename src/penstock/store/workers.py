@@ -19,10 +19,29 @@ class WorkerRow:
     lease_until_us: int
     draining: bool
     capacity: int  # attempts it runs at once
+    running: int  # tasks it owns
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registered:
+    """A worker as a reaper sees it."""
+
+    id: str
+    host: str
+    process: str  # see kit/presence; empty where it cannot be told
+    overdue: bool  # its lease had gone by at ``as_of_us``
+    as_of_us: int  # by the database's clock
 
 
 async def register(
-    tx: Transaction, *, worker_id: str, host: str, pid: int, lease_seconds: float, capacity: int
+    tx: Transaction,
+    *,
+    worker_id: str,
+    host: str,
+    pid: int,
+    lease_seconds: float,
+    capacity: int,
+    process: str = "",
 ) -> None:
     """Begin a worker's lease."""
     await tx.execute(
@@ -32,11 +51,16 @@ async def register(
         pid=pid,
         lease_us=int(lease_seconds * 1_000_000),
         capacity=capacity,
+        process=process,
     )
 
 
 async def beat(tx: Transaction, *, worker_id: str, lease_seconds: float, draining: bool) -> bool:
-    """Renew a lease; False when it has gone by, and with it everything the worker owned."""
+    """Renew a lease, also one that has gone by; False when the worker was buried.
+
+    Who buries a worker deletes its row, and only what no row owns is taken over. So a row that is
+    still there says that nobody has been given the worker's tasks.
+    """
     renewed = await tx.execute(
         "workers.beat",
         id=worker_id,
@@ -47,18 +71,35 @@ async def beat(tx: Transaction, *, worker_id: str, lease_seconds: float, drainin
 
 
 async def remove(tx: Transaction, worker_id: str) -> None:
-    """End a worker's lease; what it still owns is taken over at once."""
+    """End a worker; what it still owns is taken over at once."""
     await tx.execute("workers.remove", id=worker_id)
 
 
 async def remove_all(tx: Transaction) -> None:
-    """End every lease: of an embedded database, whose server has just started."""
+    """End every worker: of an embedded database, whose server has just started."""
     await tx.execute("workers.remove_all")
 
 
-async def sweep(tx: Transaction, *, silent_seconds: float) -> None:
-    """Forget workers that have been silent for so long."""
-    await tx.execute("workers.sweep", silent_us=int(silent_seconds * 1_000_000))
+async def registered(tx: Transaction) -> list[Registered]:
+    """Every worker there is, and whose lease has gone by at this moment."""
+    return [
+        Registered(
+            id=row["id"],
+            host=row["host"],
+            process=row["process"],
+            overdue=row["lease_until_us"] < row["as_of_us"],
+            as_of_us=row["as_of_us"],
+        )
+        for row in await tx.fetch_all("workers.registered")
+    ]
+
+
+async def bury(tx: Transaction, worker_id: str, *, as_of_us: int | None) -> bool:
+    """End a worker that is gone, unless it has renewed its lease since ``as_of_us``.
+
+    None means that it is certainly dead, whatever its lease says.
+    """
+    return bool(await tx.execute("workers.bury", id=worker_id, as_of_us=as_of_us))
 
 
 async def listing(tx: Transaction) -> list[WorkerRow]:
@@ -73,6 +114,7 @@ async def listing(tx: Transaction) -> list[WorkerRow]:
             lease_until_us=row["lease_until_us"],
             draining=bool(row["draining"]),
             capacity=row["capacity"],
+            running=row["running"],
         )
         for row in await tx.fetch_all("workers.listing")
     ]

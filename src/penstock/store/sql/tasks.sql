@@ -134,11 +134,9 @@ returning *;
 update tasks set cancel_requested = 1 where id = :id and state = 'running' returning *;
 
 -- name: orphaned
--- Running tasks whose worker has let its lease go by, or is gone.
+-- Running tasks whose worker is gone.
 select t.* from tasks t
-where t.state = 'running'
-  and not exists (
-    select 1 from workers w where w.id = t.worker_id and w.lease_until_us > now_us())
+where t.state = 'running' and not exists (select 1 from workers w where w.id = t.worker_id)
 order by t.id
 limit :limit;
 

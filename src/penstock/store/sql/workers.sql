@@ -1,13 +1,17 @@
 -- name: register
--- A worker begins; it owns what it claims until its lease goes by.
-insert into workers (id, host, pid, started_us, heartbeat_us, lease_until_us, draining, capacity)
-values (:id, :host, :pid, now_us(), now_us(), now_us() + :lease_us, 0, :capacity);
+-- A worker begins; it owns what it claims for as long as its row is there.
+insert into workers (
+  id, host, pid, process, started_us, heartbeat_us, lease_until_us, draining, capacity
+) values (
+  :id, :host, :pid, :process, now_us(), now_us(), now_us() + :lease_us, 0, :capacity
+);
 
 -- name: beat
--- Renew a worker's lease, unless it has gone by: then somebody else may have its tasks.
+-- Renew a worker's lease. Nobody has its tasks for as long as its row is there, so a lease that
+-- has gone by while the database was away is renewed, too.
 update workers
 set heartbeat_us = now_us(), lease_until_us = now_us() + :lease_us, draining = :draining
-where id = :id and lease_until_us > now_us();
+where id = :id;
 
 -- name: remove
 -- A worker ends.
@@ -17,13 +21,22 @@ delete from workers where id = :id;
 -- No worker of an embedded database outlives its server.
 delete from workers;
 
--- name: sweep
--- Forget workers that have been silent for long.
-delete from workers where lease_until_us < now_us() - :silent_us;
+-- name: registered
+-- What a reaper looks at: every worker, and the database's time now.
+select id, host, process, lease_until_us, now_us() as as_of_us from workers order by id;
+
+-- name: bury
+-- End a worker whose lease had gone by at a moment, and has not been renewed since.
+delete from workers
+where id = :id
+  and (cast(:as_of_us as bigint) is null or lease_until_us < cast(:as_of_us as bigint));
 
 -- name: listing
--- Every worker known.
-select * from workers order by started_us;
+-- Every worker known, with the number of tasks it owns.
+select w.*, (
+  select count(*) from tasks t where t.worker_id = w.id and t.state = 'running') as running
+from workers w
+order by w.started_us, w.id;
 
 -- name: wanted_releases
 -- What new sessions can begin on: worth having a warm process for.
