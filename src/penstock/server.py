@@ -26,6 +26,7 @@ from penstock.actions.agents import AgentActions
 from penstock.actions.artifacts import ArtifactActions
 from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
+from penstock.actions.deletions import DeletionActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
@@ -168,6 +169,7 @@ class Server:
             artifacts=artifacts,
             backups=BackupActions(store, home=settings.home),
             components=ComponentActions(store),
+            deletions=DeletionActions(store),
             environments=environments,
             garbage=GarbageActions(store),
             insight=InsightActions(store),

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from penstock.cli.projects import packed
-from penstock.domain.errors import Conflict, Invalid
+from penstock.domain.errors import Conflict, Invalid, NotFound
 from server_process import KEY, ServerProcess
 
 CODE = """
@@ -139,3 +139,25 @@ def test_a_question_that_nobody_answers_ends_in_time(server, tmp_path):
     assert (last["event"], last["data"]["data"]["state"]) == ("finished", "failed")
     assert (ended["state"], ended["outcome"], ended["waits"]) == ("failed", "timeout", [])
     assert "nobody answered" in ended["error"]["message"]
+
+
+def test_a_session_is_deleted_from_the_command_line(penstock, server):
+    with server.client() as client:
+        session = client.create_session("asking", user_id="somebody", ttl_seconds=3600)
+        assert session["expires_us"] > session["created_us"]
+        task = client.create_task(agent="asking", input="secret", session_id=session["id"], wait=60)
+        refused = penstock("session", "delete", session["id"])
+        assert refused.returncode != 0
+        assert "has not ended" in refused.stderr
+        done = json.loads(ok(penstock("session", "delete", session["id"], "--force", "--json")))
+        assert done == {"id": session["id"], "deleted": True}
+        for path in (lambda: client.session(session["id"]), lambda: client.task(task["id"])):
+            with pytest.raises(NotFound):
+                path()
+        other = client.create_task(agent="asking", input="done", wait=60)
+        client.resume_task(other["id"], answer="x")
+        client.wait_for_task(other["id"], seconds=60)
+        ok(penstock("task", "delete", other["id"]))
+        with pytest.raises(NotFound):
+            client.events(other["id"])
+        assert client.session(other["session_id"])["tasks"] == 1

@@ -19,7 +19,7 @@ from penstock.rules.access import check
 from penstock.store import Store, Transaction, audit, garbage
 from penstock.store.garbage import Content
 
-GRACE_SECONDS = 86_400.0  # twice what blobs.put takes a content for young
+GRACE_SECONDS = 86_400.0  # far more than what blobs.put takes a content for young
 _PAGE = 1000
 _BATCH = 200
 

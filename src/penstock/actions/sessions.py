@@ -14,14 +14,16 @@ from penstock.rules.access import check
 from penstock.store import Store, Transaction, releases, sessions, tasks
 
 _MOST = 500
+_LONGEST_TTL_SECONDS = 10 * 366 * 86_400.0
 _METRIC = "completion"
 
 
 class Judges:
-    """Which release judges a session; a release never changes, so its answer is kept."""
+    """What a release says of sessions; it never changes, so its answer is kept."""
 
     def __init__(self) -> None:
         self._judging: dict[str, bool] = {}
+        self._ttl: dict[str, float | None] = {}
 
     async def of(self, tx: Transaction, stable: str) -> str | None:
         """``stable`` if it brings an evaluator: both arms of a rollout are judged by it."""
@@ -30,6 +32,13 @@ class Judges:
             release = await releases.get(tx, stable)
             known = self._judging[stable] = _METRIC in release.manifest.policy.evaluators
         return stable if known else None
+
+    async def ttl_seconds(self, tx: Transaction, release: str) -> float | None:
+        """How long after its last use a session on ``release`` is deleted; never, if nothing."""
+        if release not in self._ttl:
+            found = await releases.get(tx, release)
+            self._ttl[release] = found.manifest.policy.session_ttl_seconds
+        return self._ttl[release]
 
 
 async def begin(
@@ -40,14 +49,19 @@ async def begin(
     environment: str,
     user_id: str | None,
     metadata: Mapping[str, Any],
+    ttl_seconds: float | None = None,
 ) -> Session:
     """A new session on the release that the deployment, or its rollout, gives it.
+
+    It lives for ``ttl_seconds`` after its last use, or for as long as its release says.
 
     Raises:
         NotFound: the agent is not deployed in this environment.
     """
     session_id = new_id("ses")
     placement = await place(tx, agent=agent, environment=environment, unit=session_id)
+    if ttl_seconds is None:
+        ttl_seconds = await judges.ttl_seconds(tx, placement.release)
     return await sessions.add(
         tx,
         session_id=session_id,
@@ -59,6 +73,7 @@ async def begin(
         rollout_id=placement.rollout_id,
         arm=placement.arm,
         judge=await judges.of(tx, placement.stable),
+        ttl_seconds=ttl_seconds,
     )
 
 
@@ -77,13 +92,17 @@ class SessionActions:
         environment: str = "production",
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
     ) -> Session:
-        """Begin a session.
+        """Begin a session; ``ttl_seconds`` after its last use it is deleted.
 
         Raises:
+            Invalid: the time is not between a second and ten years.
             NotFound: the agent is not deployed in this environment.
         """
         check(actor, "session.write")
+        if ttl_seconds is not None and not 1 <= ttl_seconds <= _LONGEST_TTL_SECONDS:
+            raise Invalid("ttl_seconds lies between 1 and ten years")
 
         async def work(tx: Transaction) -> Session:
             return await begin(
@@ -93,6 +112,7 @@ class SessionActions:
                 environment=environment,
                 user_id=user_id,
                 metadata=metadata or {},
+                ttl_seconds=ttl_seconds,
             )
 
         return await self._store.transact(work)

@@ -14,6 +14,7 @@ from penstock.actions.agents import AgentActions
 from penstock.actions.artifacts import ArtifactActions
 from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
+from penstock.actions.deletions import DeletionActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
@@ -37,6 +38,7 @@ class Actions:
     artifacts: ArtifactActions
     backups: BackupActions
     components: ComponentActions
+    deletions: DeletionActions
     environments: EnvironmentActions
     garbage: GarbageActions
     insight: InsightActions

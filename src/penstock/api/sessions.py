@@ -21,6 +21,7 @@ class CreateSession(Body, frozen=True):
     environment: str = "production"
     user_id: str | None = None
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    ttl_seconds: float | None = None
 
 
 class Feedback(Body, frozen=True):
@@ -39,6 +40,7 @@ async def create_session(request: Request, asked: Asked, by: By) -> Response:
         environment=body.environment,
         user_id=body.user_id,
         metadata=body.metadata,
+        ttl_seconds=body.ttl_seconds,
     )
     return answer(session, 201)
 
@@ -61,6 +63,13 @@ async def list_sessions(
 async def get_session(session_id: str, asked: Asked, by: By) -> Response:
     """One session."""
     return answer(await asked.sessions.get(by, session_id))
+
+
+@router.delete("/{session_id}")
+async def delete_session(session_id: str, asked: Asked, by: By, *, force: bool = False) -> Response:
+    """Delete a session and all that was said in it; 202 while an attempt has to end first."""
+    gone = await asked.deletions.session(by, session_id, force=force)
+    return answer({"id": session_id, "deleted": gone}, 200 if gone else 202)
 
 
 @router.post("/{session_id}/close")

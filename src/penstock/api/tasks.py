@@ -73,6 +73,13 @@ async def get_task(task_id: str, asked: Asked, by: By) -> Response:
     return answer(await asked.tasks.get(by, task_id))
 
 
+@router.delete("/{task_id}")
+async def delete_task(task_id: str, asked: Asked, by: By, *, force: bool = False) -> Response:
+    """Delete a task and what is recorded of it; 202 while its attempt has to end first."""
+    gone = await asked.deletions.task(by, task_id, force=force)
+    return answer({"id": task_id, "deleted": gone}, 200 if gone else 202)
+
+
 @router.get("/{task_id}/wait")
 async def wait_for_task(task_id: str, asked: Asked, by: By, seconds: Seconds = 30.0) -> Response:
     """The task once it has ended or waits for a person, or as it is when the time is over."""

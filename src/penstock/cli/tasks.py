@@ -14,6 +14,7 @@ from penstock.cli.output import (
     dollars,
     emit,
     json_option,
+    note,
     seconds,
     short,
     strong,
@@ -170,6 +171,19 @@ def cancel(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> 
     with connect(url, key) as client:
         client.cancel_task(task_id)
         emit(client.wait_for_task(task_id, seconds=10), as_json=as_json, show=_show)
+
+
+@task.command()
+@click.argument("task_id")
+@click.option("--force", is_flag=True, help="Cancel it first, if it has not ended.")
+@server_options
+@json_option
+def delete(task_id: str, url: str | None, key: str | None, *, force: bool, as_json: bool) -> None:
+    """Delete TASK_ID and what is recorded of it; what it left in its session's state stays."""
+    with connect(url, key) as client:
+        found = client.delete_task(task_id, force=force)
+    gone = "is deleted" if found["deleted"] else "is deleted as soon as its attempt has ended"
+    emit(found, as_json=as_json, show=lambda value: note(f"{value['id']} {gone}"))
 
 
 @task.command()

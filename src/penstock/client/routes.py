@@ -110,13 +110,15 @@ class Routes(RegistryRoutes):
         environment: str = "production",
         user_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        ttl_seconds: float | None = None,
     ) -> Any:
-        """Begin a session."""
+        """Begin a session; ``ttl_seconds`` after its last use it is deleted."""
         body = {
             "agent": agent,
             "environment": environment,
             "user_id": user_id,
             "metadata": metadata or {},
+            "ttl_seconds": ttl_seconds,
         }
         return self._call("POST", "/api/v1/sessions", json=body)
 
@@ -188,6 +190,20 @@ class Routes(RegistryRoutes):
             f"/api/v1/tasks/{part(task_id)}/wait",
             params={"seconds": seconds},
             timeout=SECONDS + seconds,
+        )
+
+    def delete_session(self, session_id: str, *, force: bool = False) -> Any:
+        """Delete a session and all that was said in it; with ``force``, what runs is cancelled."""
+        return self._call(
+            "DELETE",
+            f"/api/v1/sessions/{part(session_id)}",
+            params={"force": str(force).lower()},
+        )
+
+    def delete_task(self, task_id: str, *, force: bool = False) -> Any:
+        """Delete a task and what is recorded of it; with ``force``, it is cancelled first."""
+        return self._call(
+            "DELETE", f"/api/v1/tasks/{part(task_id)}", params={"force": str(force).lower()}
         )
 
     def cancel_task(self, task_id: str) -> Any:

@@ -109,6 +109,7 @@ class Policy:
     secrets: Mapping[str, str] = field(default_factory=dict)  # variable → reference, never a value
     rollback_window_seconds: float = 7 * 86400.0  # in which what was proven need not be again
     strict: bool = False  # warnings of a release are errors
+    session_ttl_seconds: float | None = None  # after its last use a session is deleted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ class Session:
     score: float | None  # the evaluator's answer in [0, 1]
     created_us: int
     closed_us: int | None
+    expires_us: int | None = None  # when it is deleted, unless it is used before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

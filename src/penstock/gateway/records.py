@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +18,13 @@ from penstock.domain.access import SYSTEM
 from penstock.domain.exchanges import Exchange, Usage
 from penstock.gateway.budgets import Spent
 from penstock.rules.chains import drifted
-from penstock.store import Store, Transaction, audit, blobs, exchanges
+from penstock.store import Store, Transaction, audit, blobs, deletions, exchanges
 
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 65_536  # digests, of 64 characters each
+# How long a content is taken for kept; what nobody has sent for twice as long may be removed.
+_KEPT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class Records:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: OrderedDict[str, None] = OrderedDict()
+        self._kept: OrderedDict[str, float] = OrderedDict()  # digest → when it was sent
         self._seen: dict[tuple[str, str], tuple[str | None, str | None]] = {}
         self._writing: set[asyncio.Task[Committed]] = set()
 
@@ -53,7 +56,9 @@ class Records:
             Unavailable: nothing was written.
         """
         kept = self._kept
-        new = {d: c for d, c in contents.items() if d not in kept}
+        now = time.monotonic()
+        old = now - _KEPT_SECONDS
+        new = {d: c for d, c in contents.items() if kept.get(d, 0.0) <= old}
         caller = exchange.caller
         # An answer from the record was paid for, and counted, when it was first given.
         usage = Usage() if exchange.replayed_from else exchange.usage
@@ -68,6 +73,14 @@ class Records:
                 tokens=tokens,
                 limit_hit=limit_hit,
             )
+            if standing is None and await deletions.gone(
+                tx, session_id=caller.session_id, task_id=caller.task_id
+            ):
+                # What it cost is counted; what was said is not kept.
+                await exchanges.add(
+                    tx, replace(exchange, request={}, response=None, request_digest="")
+                )
+                return Committed(spent=None, late=True)
             late = standing is not None and standing.epoch != caller.epoch
             await blobs.put(tx, new)
             overtaken = late and exchange.outcome == "ok"
@@ -82,7 +95,8 @@ class Records:
         committed = await self._store.transact(work)
         await self._compare(exchange)
         for digest in contents:
-            kept[digest] = None
+            if digest in new:
+                kept[digest] = now
             kept.move_to_end(digest)
         while len(kept) > _REMEMBERED:
             kept.popitem(last=False)

@@ -22,6 +22,7 @@ _OPERATES = _READS | {
     "environment.write",
     "release.cut",
     "rollout.write",
+    "session.delete",
     "session.write",
     "task.create",
     "task.resume",

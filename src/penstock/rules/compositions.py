@@ -34,7 +34,7 @@ from penstock.rules.releases import Parts, contents, digest_json, with_contents
 SUFFIX = ".prompt"
 
 _LINK_KEYS = {"timeout", "first_token"}
-_POLICY_KEYS = ("limits", "isolation", "evaluate", "rollout", "env")
+_POLICY_KEYS = ("limits", "isolation", "evaluate", "rollout", "env", "sessions")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +189,8 @@ def _with_policy(parts: Parts, setting: Setting) -> Parts:
             policy = replace(policy, evaluators={**policy.evaluators, **read.evaluators})
         case "rollout":
             policy = replace(policy, rollout={**policy.rollout, **read.rollout})
+        case "sessions":
+            policy = replace(policy, session_ttl_seconds=read.session_ttl_seconds)
         case _:
             policy = replace(policy, env={**policy.env, **read.env})
     return replace(parts, policy=policy)

@@ -15,13 +15,13 @@ from penstock.rules.documents import Document, name, under
 from penstock.rules.limits import read_limits, unheld
 from penstock.rules.project_models import read_models, undated
 from penstock.rules.project_tools import read_modules, read_sources
-from penstock.rules.quantities import seconds, share
+from penstock.rules.quantities import positive, seconds, share
 
 FILE = "penstock.yaml"
 
 _KEYS = (
     "agent", "entrypoint", "prompts", "tools", "models", "limits", "isolation", "evaluate",
-    "rollout", "env", "secrets", "dependencies", "strict",
+    "rollout", "env", "secrets", "dependencies", "strict", "sessions",
 )  # fmt: skip
 _AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -111,10 +111,16 @@ def _project(document: Document) -> Project:
                 ("rollout", "rollback_window"), seconds, 7 * 86400.0, "rollback_window: 7d"
             ),
             strict=document.read(("strict",), _flag, default=False),
+            session_ttl_seconds=_session_ttl(document),
         ),
         dependencies=document.read(("dependencies",), _dependencies, None),
         warnings=(*undated(document, models), *unheld(document)),
     )
+
+
+def _session_ttl(document: Document) -> float | None:
+    document.known(("sessions",), under(document, "sessions"), ("ttl",))
+    return document.read(("sessions", "ttl"), positive(seconds), None, "ttl: 30d")
 
 
 _EXAMPLES = {

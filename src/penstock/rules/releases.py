@@ -52,9 +52,9 @@ def plain(value: Any) -> Any:
     """
     found = msgspec.to_builtins(value)
     if isinstance(value, Manifest):
-        _without_defaults(found["policy"]["limits"])
+        _without_defaults(found["policy"])
     elif isinstance(value, Policy):
-        _without_defaults(found["limits"])
+        _without_defaults(found)
     return found
 
 
@@ -66,7 +66,10 @@ _LATER = {
 }
 
 
-def _without_defaults(limits: dict[str, Any]) -> None:
+def _without_defaults(policy: dict[str, Any]) -> None:
+    if policy.get("session_ttl_seconds") is None:
+        policy.pop("session_ttl_seconds", None)
+    limits = policy["limits"]
     for name, default in _LATER.items():
         if limits.get(name) == default:
             limits.pop(name, None)

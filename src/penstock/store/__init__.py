@@ -67,6 +67,13 @@ class Store:
         """A way to the database that does not lead through this event loop, for one thread."""
         return self._database.line()
 
+    async def scrub(self) -> bool:
+        """Let the bytes of deleted rows go from the disk too, if the database can; whether it did.
+
+        It cannot while somebody reads a snapshot.
+        """
+        return await self._database.scrub()
+
     def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
         """Everything as it is at one moment, for as long as the ``async with`` lasts."""
         return self._database.snapshot()

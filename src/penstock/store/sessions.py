@@ -27,8 +27,12 @@ async def add(
     rollout_id: str | None,
     arm: str | None,
     judge: str | None,
+    ttl_seconds: float | None = None,
 ) -> Session:
-    """Begin a session on a release; ``judge`` is the release whose evaluator will judge it."""
+    """Begin a session on a release; ``judge`` is the release whose evaluator will judge it.
+
+    It is deleted ``ttl_seconds`` after it was last used; never, without that.
+    """
     row = await tx.fetch_one(
         "sessions.add",
         id=session_id,
@@ -40,6 +44,7 @@ async def add(
         rollout_id=rollout_id,
         arm=arm,
         judge=judge,
+        ttl_us=None if ttl_seconds is None else int(ttl_seconds * 1_000_000),
     )
     assert row is not None
     return _record(row)
@@ -145,4 +150,5 @@ def _record(row: Row) -> Session:
         score=row["score"],
         created_us=row["created_us"],
         closed_us=row["closed_us"],
+        expires_us=row["expires_us"],
     )

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _GROUP = 256  # units of work that may share a commit
 _READERS = 2
+_SCRUB_MS = 100
 _CHUNK_ROWS = 1000
 _CHUNK_BYTES = 1 << 20
 
@@ -35,6 +36,7 @@ _PRAGMAS = """
 pragma journal_mode = wal;
 pragma synchronous = full;
 pragma foreign_keys = on;
+pragma secure_delete = on;
 pragma temp_store = memory;
 pragma cache_size = -65536;
 pragma busy_timeout = 5000;
@@ -207,6 +209,22 @@ class SqliteDatabase:
     async def read(self, work: Work[T]) -> T:
         """Run ``work`` on a snapshot; it may not write."""
         return await self._submit(self._reads, work)
+
+    async def scrub(self) -> bool:
+        """Move what the journal still holds into the file, and empty the journal; whether it is.
+
+        Deleted rows are overwritten where they stood (``secure_delete``); their older copies in the
+        journal are gone then. It is not emptied while somebody reads a snapshot.
+        """
+
+        def truncate() -> bool:
+            with contextlib.closing(self._connect()) as connection:
+                # Writers wait meanwhile, so it does not wait long for a reader.
+                connection.execute(f"pragma busy_timeout = {_SCRUB_MS}")
+                row = connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+                return not row[0]
+
+        return not self._threads or await asyncio.to_thread(truncate)
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[_Snapshot]:

@@ -8,6 +8,7 @@ from penstock.domain.errors import ProjectInvalid
 from penstock.domain.releases import Isolation
 from penstock.domain.rollouts import plan_from_json
 from penstock.rules.projects import parse
+from penstock.rules.releases import plain
 
 LEAST = "agent: support\nentrypoint: support.graph:graph\n"
 
@@ -93,3 +94,9 @@ def test_every_mistake_is_reported_at_once():
 def test_an_undated_model_is_warned_about():
     (warning,) = parse(LEAST + "models: {main: [openai/gpt-4o, simulated/small]}\n").warnings
     assert warning.startswith("penstock.yaml:3: openai/gpt-4o is not dated")
+
+
+def test_sessions_live_for_as_long_as_the_project_says():
+    assert parse(LEAST).policy.session_ttl_seconds is None
+    assert parse(LEAST + "sessions: {ttl: 30d}\n").policy.session_ttl_seconds == 30 * 86_400
+    assert "session_ttl_seconds" not in plain(parse(LEAST).policy)  # an old digest stays as it was

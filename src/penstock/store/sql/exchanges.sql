@@ -54,8 +54,18 @@ from exchanges e left join tasks t on t.id = e.task_id
 where e.id = :id;
 
 -- name: totals
--- What all exchanges come to, by agent, provider, model and outcome.
-select agent, provider, model, outcome, count(*) as count, sum(input_tokens) as input_tokens,
+-- What all exchanges come to, by agent, provider, model and outcome; also those that are deleted.
+select agent, provider, model, outcome, sum(count) as count, sum(input_tokens) as input_tokens,
        sum(output_tokens) as output_tokens, sum(cost_nanos) as cost_nanos
-from exchanges
+from (
+  select coalesce(agent, '') as agent, coalesce(provider, '') as provider,
+         coalesce(model, '') as model, outcome, count(*) as count,
+         sum(input_tokens) as input_tokens, sum(output_tokens) as output_tokens,
+         sum(cost_nanos) as cost_nanos
+  from exchanges
+  group by coalesce(agent, ''), coalesce(provider, ''), coalesce(model, ''), outcome
+  union all
+  select agent, provider, model, outcome, count, input_tokens, output_tokens, cost_nanos
+  from retired_exchanges
+) every
 group by agent, provider, model, outcome;

@@ -97,16 +97,28 @@ select arm, count(*) as count from assignments where rollout_id = :rollout_id gr
 select count(*) as count from exposures where rollout_id = :rollout_id;
 
 -- name: finished
--- The tasks that have ended last in an arm's latest sessions, the newest first.
-select t.finished_us, t.state, t.outcome
-from (
-  select unit from assignments
-  where rollout_id = :rollout_id and arm = :arm and position > :after
-  order by position desc
-  limit :sessions
-) a join tasks t on t.session_id = a.unit
-where t.finished_us >= :since_us
-order by t.finished_us desc, t.id desc
+-- The tasks that have ended last in an arm's latest sessions, the newest first; also those that
+-- were deleted meanwhile.
+select finished_us, state, outcome from (
+  select t.id, t.finished_us, t.state, t.outcome
+  from (
+    select unit from assignments
+    where rollout_id = :rollout_id and arm = :arm and position > :after
+    order by position desc
+    limit :sessions
+  ) a join tasks t on t.session_id = a.unit
+  where t.finished_us >= :since_us
+  union all
+  select d.id, d.finished_us, d.state, d.outcome
+  from (
+    select unit from assignments
+    where rollout_id = :rollout_id and arm = :arm and position > :after
+    order by position desc
+    limit :sessions
+  ) a join retired_tasks d on d.session_id = a.unit
+  where d.finished_us >= :since_us
+) every
+order by finished_us desc, id desc
 limit :limit;
 
 -- name: history

@@ -2,25 +2,28 @@
 -- Begin a session.
 insert into sessions (
   id, agent, environment, release, user_id, metadata, state, rollout_id, arm, tasks, failures,
-  cost_nanos, busy_us, thumb, judge, score, judged_us, judge_error, created_us, closed_us
+  cost_nanos, busy_us, thumb, judge, score, judged_us, judge_error, created_us, closed_us, ttl_us,
+  expires_us
 ) values (
   :id, :agent, :environment, :release, :user_id, :metadata, 'open', :rollout_id, :arm, 0, 0,
-  0, 0, 0, :judge, null, null, null, now_us(), null
+  0, 0, 0, :judge, null, null, null, now_us(), null, cast(:ttl_us as bigint),
+  now_us() + cast(:ttl_us as bigint)
 )
 returning *;
 
 -- name: get
 -- One session.
-select * from sessions where id = :id;
+select * from sessions where id = :id and deleted_us is null;
 
 -- name: lock
 -- One session, held until the commit, so that nobody closes it meanwhile.
-update sessions set state = state where id = :id returning *;
+update sessions set state = state where id = :id and deleted_us is null returning *;
 
 -- name: listing
 -- Sessions from the newest to the oldest.
 select * from sessions
-where (cast(:agent as text) is null or agent = :agent)
+where deleted_us is null
+  and (cast(:agent as text) is null or agent = :agent)
   and (cast(:state as text) is null or state = :state)
   and (cast(:before as text) is null or id < :before)
 order by id desc
@@ -30,7 +33,7 @@ limit :limit;
 -- Add an ended task to its session.
 update sessions
 set tasks = tasks + 1, failures = failures + :failures, cost_nanos = cost_nanos + :cost_nanos,
-    busy_us = busy_us + :busy_us
+    busy_us = busy_us + :busy_us, expires_us = now_us() + ttl_us
 where id = :id;
 
 -- name: close
@@ -39,7 +42,7 @@ update sessions set state = 'closed', closed_us = now_us() where id = :id and st
 
 -- name: feedback
 -- What a person thought of a session; the last word counts.
-update sessions set thumb = :thumb where id = :id returning *;
+update sessions set thumb = :thumb where id = :id and deleted_us is null returning *;
 
 -- name: to_judge
 -- Closed sessions that wait for their evaluator.

@@ -1,0 +1,121 @@
+"""Sessions: list, show, end, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.cli.connections import connect, server_options
+from penstock.cli.output import (
+    coloured,
+    dollars,
+    emit,
+    json_option,
+    note,
+    strong,
+    table,
+    when,
+)
+
+
+@click.group()
+def session() -> None:
+    """List, show, end and delete sessions."""
+
+
+@session.command()
+@click.argument("agent")
+@click.option("--user", "user_id", help="Whose session it is.")
+@click.option("-e", "--environment", default="production", show_default=True)
+@click.option("--ttl", "ttl_seconds", type=float, help="Seconds after its last use to delete it.")
+@server_options
+@json_option
+def create(agent: str, url: str | None, key: str | None, *, as_json: bool, **options: Any) -> None:
+    """Begin a session with AGENT."""
+    with connect(url, key) as client:
+        emit(client.create_session(agent, **options), as_json=as_json, show=_show)
+
+
+@session.command()
+@click.argument("session_id")
+@server_options
+@json_option
+def get(session_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """Show SESSION_ID."""
+    with connect(url, key) as client:
+        emit(client.session(session_id), as_json=as_json, show=_show)
+
+
+@session.command(name="list")
+@click.option("--agent")
+@click.option("--state", type=click.Choice(["open", "closed"]))
+@click.option("--limit", default=20, show_default=True)
+@server_options
+@json_option
+def list_(url: str | None, key: str | None, *, as_json: bool, **filters: Any) -> None:
+    """List sessions, the newest first."""
+    with connect(url, key) as client:
+        found = client.sessions(**filters)["items"]
+
+    def show(rows: Any) -> None:
+        table(
+            ("session", "agent", "state", "tasks", "failed", "cost", "created", "user"),
+            [
+                (
+                    row["id"],
+                    row["agent"],
+                    row["state"],
+                    row["tasks"],
+                    row["failures"],
+                    dollars(row["cost_nanos"]),
+                    when(row["created_us"]),
+                    row["user_id"],
+                )
+                for row in rows
+            ],
+            empty="No session.",
+        )
+
+    emit(found, as_json=as_json, show=show)
+
+
+@session.command()
+@click.argument("session_id")
+@server_options
+@json_option
+def close(session_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+    """End SESSION_ID with the last of its tasks."""
+    with connect(url, key) as client:
+        emit(client.close_session(session_id), as_json=as_json, show=_show)
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--force", is_flag=True, help="Cancel what has not ended first.")
+@server_options
+@json_option
+def delete(
+    session_id: str, url: str | None, key: str | None, *, force: bool, as_json: bool
+) -> None:
+    """Delete SESSION_ID with all that was said and done in it."""
+    with connect(url, key) as client:
+        found = client.delete_session(session_id, force=force)
+    emit(found, as_json=as_json, show=_deleted)
+
+
+def _deleted(value: Any) -> None:
+    if value["deleted"]:
+        note(f"{value['id']} is deleted")
+    else:
+        note(f"{value['id']} is deleted as soon as its last attempt has ended")
+
+
+def _show(found: Any) -> None:
+    click.echo(f"{strong(found['id'])}  {coloured(found['state'])}")
+    click.echo(
+        f"{found['agent']} {found['release'][:12]}  {found['tasks']} tasks,"
+        f" {found['failures']} failed  {dollars(found['cost_nanos'])}"
+    )
+    if found["expires_us"]:
+        click.echo(f"is deleted {when(found['expires_us'])}, unless it is used before")
