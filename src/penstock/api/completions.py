@@ -66,6 +66,8 @@ class Completions:
             raise RuntimeError(f"the gateway speaks HTTP only, not {scope['type']}")
         try:
             answer = await self._answer(scope, receive)
+            if answer is None:
+                return
         except _Gone:
             return
         except _Problem as problem:
@@ -76,11 +78,11 @@ class Completions:
             log.exception("a model call failed inside the gateway")
             answer = _problem(500, "The gateway failed; its log says why.", code="internal")
         if isinstance(answer, Stream):
-            await _stream(answer, receive, send)
+            await self._stream(answer, receive, send)
         else:
             await _whole(answer, send)
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer | Stream:
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer | Stream | None:
         path: str = scope["path"].removeprefix(self._prefix).rstrip("/")
         method: str = scope["method"]
         if path == "/chat/completions":
@@ -88,7 +90,7 @@ class Completions:
                 raise _method(method, path, "POST")
             caller = await self._caller(scope)
             body = await self._body(scope, receive)
-            return await self._calls.complete(caller, body)
+            return await self._completed(caller, body, receive)
         if path == "/models" or path.startswith("/models/"):
             if method != "GET":
                 raise _method(method, path, "GET")
@@ -100,6 +102,35 @@ class Completions:
             code="not_found",
             kind="invalid_request_error",
         )
+
+    async def _completed(
+        self, caller: Caller, body: bytes, receive: Receive
+    ) -> Answer | Stream | None:
+        """The answer; None when the task has ended meanwhile and nobody will read it."""
+        hung_up = asyncio.create_task(_hang_up(receive))
+        try:
+            return await self._calls.flights.completed(
+                caller.task_id, self._calls.complete(caller, body), hung_up
+            )
+        finally:
+            hung_up.cancel()
+            await asyncio.wait((hung_up,))
+
+    async def _stream(self, stream: Stream, receive: Receive, send: Send) -> None:
+        """Forward a stream, until its agent hangs up or its task is to end."""
+        with self._calls.flights.of(stream.task_id) as over:
+            pumping = asyncio.create_task(_pump(stream, send))
+            watching = asyncio.create_task(_hang_up(receive))
+            try:
+                await asyncio.wait((pumping, watching, over), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watching.cancel()
+                if not pumping.done():
+                    pumping.cancel()
+                await asyncio.wait((pumping, watching))
+                await stream.close()
+        if not pumping.cancelled() and (error := pumping.exception()) is not None:
+            raise error
 
     async def _models(self, caller: Caller, alias: str) -> Answer:
         aliases = await self._calls.aliases(caller)
@@ -171,22 +202,6 @@ async def _whole(answer: Answer, send: Send) -> None:
         headers.append(_NO_RETRY)
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
-
-
-async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
-    """Forward a stream, and stop asking the provider for more when the agent hangs up."""
-    pumping = asyncio.create_task(_pump(stream, send))
-    watching = asyncio.create_task(_hang_up(receive))
-    try:
-        await asyncio.wait((pumping, watching), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        watching.cancel()
-        if not pumping.done():
-            pumping.cancel()
-        await asyncio.wait((pumping, watching))
-        await stream.close()
-    if not pumping.cancelled() and (error := pumping.exception()) is not None:
-        raise error
 
 
 async def _pump(stream: Stream, send: Send) -> None:

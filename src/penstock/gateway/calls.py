@@ -12,6 +12,7 @@ An agent that saw the end of an answer can therefore rely on the record, whateve
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from penstock.domain.releases import Manifest, ModelPin
 from penstock.drivers.providers import Provider
 from penstock.gateway.budgets import Caps, Spent
 from penstock.gateway.chains import ChainFailed, Refused, Walk
+from penstock.gateway.flights import Flights
 from penstock.gateway.prices import Prices
 from penstock.gateway.records import Committed, Records
 from penstock.gateway.streams import Stream
@@ -43,6 +45,7 @@ ManifestOf = Callable[[str], Awaitable[Manifest]]
 _MANIFESTS = 256  # releases whose manifests are kept in memory
 _OK = 200
 _LIMITS = {"budget_exceeded": "cost", "token_limit_exceeded": "tokens"}  # by a refusal's code
+_GONE = 499  # nobody heard it
 _PASSED_ON = ("retry-after", "x-request-id", "x-penstock-simulated")
 
 
@@ -145,9 +148,11 @@ class Calls:
         self._prices = Prices()
         self._records = Records(store)
         self._tasks = Tasks(store, keep=remembered_tasks)
+        self.flights = Flights(store)
 
     async def close(self) -> None:
         """Finish writing records and close the providers."""
+        self.flights.close()
         await self._records.close()
         for provider in self._providers.values():
             await provider.close()
@@ -213,6 +218,9 @@ class Calls:
                 whole = await walk.whole()
             except (Refused, ChainFailed) as no:
                 return await self._decline(call, walk, no)
+            except asyncio.CancelledError:
+                await self._abandon(call, walk)
+                raise
             usage = whole.facts.usage
             estimated = usage is None
             if usage is None:
@@ -248,6 +256,9 @@ class Calls:
                 opened = await walk.stream()
             except (Refused, ChainFailed) as no:
                 return await self._decline(call, walk, no)
+            except asyncio.CancelledError:
+                await self._abandon(call, walk)
+                raise
         finally:
             if opened is None:
                 walk.settle(None)
@@ -282,6 +293,7 @@ class Calls:
 
         first_token_us = call.elapsed_us()
         return Stream(
+            task_id=call.caller.task_id,
             opened=opened,
             request=call.request,
             headers=call.headers(walk.pin),
@@ -335,6 +347,25 @@ class Calls:
         await self._records.commit(exchange, {**call.request.contents, digest: no.body})
         passed_on = {name: no.headers[name] for name in _PASSED_ON if name in no.headers}
         return Answer(status=no.status, body=no.body, headers={**passed_on, **call.headers()})
+
+    async def _abandon(self, call: Call, walk: Walk) -> None:
+        """Record a call that was ended before its answer: what it was asked may have to be paid."""
+        if walk.pin is None:
+            return
+        walk.gave_up()
+        usage = Usage(input_tokens=openai.estimate_tokens(call.request.size))
+        exchange = call.exchange(
+            status=_GONE,
+            outcome="cut",
+            response={"error": "the task was stopped before the answer", "estimated": True},
+            attempts=walk.attempts,
+            pin=walk.pin,
+            usage=usage,
+            cost_nanos=budgets.cost_of(usage, walk.rate),
+        )
+        await self._records.commit_whatever_happens(
+            exchange, call.request.contents, settle=walk.settle
+        )
 
     async def _refuse(
         self, call: Call, refused: Refused, attempts: Sequence[LinkAttempt] = ()

@@ -188,6 +188,10 @@ class Walk:
         """Note how the link that answered came through."""
         self._note(outcome, detail, _OK)
 
+    def gave_up(self) -> None:
+        """Note that nobody waits for the link that was asked any more."""
+        self._note("cut", "the task was stopped", None)
+
     def settle(self, spent: Spent | None) -> None:
         """Replace what was set aside by what the store says the task has used in all."""
         self._reservation.settle(spent)

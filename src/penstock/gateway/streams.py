@@ -22,12 +22,14 @@ class Stream:
     def __init__(
         self,
         *,
+        task_id: str,
         opened: Opened,
         request: openai.Request,
         headers: Mapping[str, str],
         settle: Settle,
     ) -> None:
         """Go on with ``opened``; ``settle`` records the outcome and is called once."""
+        self.task_id = task_id
         self._opened = opened
         self._request = request
         self._settle = settle
