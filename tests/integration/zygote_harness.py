@@ -152,13 +152,14 @@ class Child:
         os.close(fd)
 
     def order(
-        self, given=None, *, a=1, task="task_1", session="ses_1", resume=False, steps=(), token=""
-    ):
+        self, given=None, *, a=1, task="task_1", session="ses_1", resume=False, steps=(), token="",
+        **more,
+    ):  # fmt: skip
         self.link.send(
             {
                 "t": "order", "a": a, "task": task, "session": session, "agent": "x", "release": "r",
                 "epoch": 2 if resume else 1, "input": given, "resume": resume, "steps": list(steps),
-                "deadline_seconds": 30, "token": token,
+                "deadline_seconds": 30, "token": token, **more,
             }
         )  # fmt: skip
 

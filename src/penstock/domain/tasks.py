@@ -65,6 +65,14 @@ class ResourceClass(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Streaming:
+    """What a task's attempts say of themselves while they work; see ``rules/streams.py``."""
+
+    modes: tuple[str, ...] = ("updates", "messages", "custom")
+    subgraphs: bool = False  # also what the graphs inside a graph say
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One unit of work in a session."""
 
@@ -93,6 +101,17 @@ class Task:
     resource_class: ResourceClass = ResourceClass.STANDARD  # of its next attempt
     waits: tuple[Wait, ...] = ()  # what it waits for, while it does
     wait_until_us: int | None = None  # when it stops waiting; never, if nothing
+    stream: Streaming = Streaming()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pulse:
+    """How far a task is: what those who follow it look at."""
+
+    state: TaskState
+    outcome: str | None
+    events: int  # sequence number of the last event
+    stream: Streaming
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,3 +155,24 @@ class Delta:
     epoch: int
     step: int  # steps the task had committed
     data: Any
+    mode: str = "custom"
+    namespace: tuple[str, ...] = ()  # of the subgraph that said it
+    size_bytes: int = 0  # of the data as JSON, once somebody has had to know
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dropped:
+    """How many deltas a reader did not get: it was slow, or a message between servers was lost."""
+
+    task_id: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """The last thing a stream says: the task has ended and there is nothing more to come."""
+
+    task_id: str
+    state: str
+    outcome: str | None
+    last: int  # sequence number of the last event

@@ -9,12 +9,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from penstock.inside.channel import Refused
+from penstock.inside.frames import FrameError
 from penstock.inside.values import jsonable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.inside.channel import Channel, Reply
+
+_USUAL_MODES = ("updates", "messages", "custom")
 
 
 class Stopped(BaseException):
@@ -55,6 +58,9 @@ class Attempt:
         self.interrupt: Callable[[Any], Any] | None = None  # a framework's own way to ask
         self.stopped = False
         self.partial: Callable[[], Any] | None = None  # what the work has come to so far
+        stream = order.get("stream") or {}
+        self.modes = frozenset(stream.get("modes", _USUAL_MODES))  # what the task is to stream
+        self.subgraphs: bool = bool(stream.get("subgraphs"))
         self._channel = channel
         self._on_stale = on_stale
         self._journal = {done["key"]: done["output"] for done in order.get("steps") or ()}
@@ -78,13 +84,19 @@ class Attempt:
         header = {**fields, "a": self.number, "op": op}
         return self._accept(await self._channel.acall(header, blobs))
 
-    def event(self, kind: str, data: Any) -> None:
-        """Report a durable event; it is committed with the next step."""
-        self._send({"t": "event", "kind": kind, "data": jsonable(data)})
+    def event(self, kind: str, data: Any, namespace: Sequence[str] = ()) -> None:
+        """Report a durable event; it is committed with the next step.
 
-    def delta(self, data: Any) -> None:
-        """Report an item of the stream that nobody keeps."""
-        self._send({"t": "delta", "data": jsonable(data)})
+        One that no frame can hold leaves a mark in its place.
+        """
+        name = "|".join((kind, *namespace))
+        self._report({"t": "event", "kind": name, "data": jsonable(data)})
+
+    def delta(self, data: Any, mode: str = "custom", namespace: Sequence[str] = ()) -> None:
+        """Report an item of the stream that nobody keeps, if the task is to stream its mode."""
+        if mode in self.modes:
+            header = {"t": "delta", "mode": mode, "data": jsonable(data)}
+            self._report({**header, "ns": list(namespace)} if namespace else header)
 
     def finish(self, output: Any) -> None:
         """Report the end of the attempt and what it returned."""
@@ -178,6 +190,13 @@ class Attempt:
         with self._counting:
             self._occurrences[name] += 1
             return f"{name}#{self._occurrences[name]}"
+
+    def _report(self, header: dict[str, Any]) -> None:
+        try:
+            self._send(header)
+        except FrameError as error:
+            mark = {"truncated": True, "error": str(error)}
+            self._send({**header, "data": mark})
 
     def _send(self, header: dict[str, Any]) -> None:
         self._check()

@@ -114,6 +114,8 @@ class _Nowhere:
     task = session = token = ""
     resume = False
     stopped = False
+    modes = frozenset({"updates", "messages", "custom"})
+    subgraphs = False
 
     def __init__(self, given: Any) -> None:
         self.input = given
@@ -126,10 +128,10 @@ class _Nowhere:
     async def acall(self, op: str, *_: Any, **__: Any) -> tuple[dict[str, Any], list[bytes]]:
         return self.call(op)
 
-    def event(self, kind: str, _: Any) -> None:
+    def event(self, kind: str, *_: Any) -> None:
         self.seen.append(kind)
 
-    def delta(self, _: Any) -> None:
+    def delta(self, *_: Any) -> None:
         """Not kept."""
 
 

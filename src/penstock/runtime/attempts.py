@@ -202,6 +202,8 @@ class Attempt:
                         task_id=self.task.id,
                         epoch=self.epoch,
                         step=self._journal.steps,
+                        mode=str(header.get("mode", "custom")),
+                        namespace=tuple(map(str, header.get("ns") or ())),
                         data=header["data"],
                     )
                 )
@@ -352,4 +354,5 @@ class Attempt:
             "deadline_seconds": self._terms.limits.time_seconds,
             "answers": dict(self._claim.answers),
             "token": token,
+            "stream": {"modes": task.stream.modes, "subgraphs": task.stream.subgraphs},
         }

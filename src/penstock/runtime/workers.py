@@ -68,7 +68,7 @@ class Worker:
         beside: Callable[[str, Aside], Beside] = LoopThread,
     ) -> None:
         """``clock`` tells seconds that only grow; ``beside`` is where the heartbeat runs."""
-        self.deltas = Deltas()
+        self.deltas = Deltas(store)
         self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
         self.zygotes = Zygotes(
             store, builder, gateway_url=gateway_url, scratch=scratch, variables=variables
@@ -173,6 +173,7 @@ class Worker:
             stop()
         self._unsubscribe = []
         await self._evaluations.stop()
+        await self.deltas.close()
         for process in self._shared.values():
             await process.close()
         await self.zygotes.stop()

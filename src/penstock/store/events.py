@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.domain.tasks import Event
+from penstock.rules.streams import EVENT_BYTES, bounded
 from penstock.store.transaction import Transaction
 
 _encode = msgspec.json.Encoder().encode
@@ -23,14 +24,21 @@ async def append(
     gap-free; readers hear of them at the commit.
     """
     for seq, (kind, data) in enumerate(said, last - len(said) + 1):
-        text = _encode(data).decode()
+        text = bounded(_encode(data), EVENT_BYTES).decode()
         await tx.execute("events.add", task_id=task_id, seq=seq, epoch=epoch, kind=kind, data=text)
     tx.notify("task", task_id)
 
 
-async def after(tx: Transaction, *, task_id: str, after: int, limit: int) -> list[Event]:
-    """Up to ``limit`` events of a task behind the sequence number ``after``."""
-    rows = await tx.fetch_all("events.after", task_id=task_id, after=after, limit=limit)
+async def after(
+    tx: Transaction, *, task_id: str, after: int, limit: int, most_bytes: int = 1 << 40
+) -> list[Event]:
+    """Up to ``limit`` events of a task behind the sequence number ``after``.
+
+    They hold no more than ``most_bytes`` of data, unless the first one alone does.
+    """
+    rows = await tx.fetch_all(
+        "events.after", task_id=task_id, after=after, limit=limit, most_bytes=most_bytes
+    )
     return [
         Event(
             task_id=row["task_id"],

@@ -26,8 +26,11 @@ async def append(
         )
 
 
-async def of_task(tx: Transaction, task_id: str) -> list[LogLine]:
-    """Everything the attempts of a task printed, in order."""
+async def of_task(
+    tx: Transaction, task_id: str, *, after: tuple[int, int] = (0, 0)
+) -> list[LogLine]:
+    """What the attempts of a task printed behind the (epoch, number) of a line, in order."""
+    epoch, number = after
     return [
         LogLine(
             task_id=row["task_id"],
@@ -37,5 +40,5 @@ async def of_task(tx: Transaction, task_id: str) -> list[LogLine]:
             text=row["text"],
             created_us=row["created_us"],
         )
-        for row in await tx.fetch_all("logs.of_task", task_id=task_id)
+        for row in await tx.fetch_all("logs.of_task", task_id=task_id, epoch=epoch, number=number)
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.domain.errors import Conflict, NotFound, Stale
-from penstock.domain.tasks import Claim, ResourceClass, Task, TaskState, Wait
+from penstock.domain.tasks import Claim, Pulse, ResourceClass, Streaming, Task, TaskState, Wait
 from penstock.store import events, sessions
 from penstock.store.transaction import Row, Transaction
 
@@ -31,6 +31,7 @@ async def add(
     delay_seconds: float = 0.0,
     close_session: bool = False,
     idempotency_key: str | None = None,
+    stream: Streaming | None = None,
 ) -> Task:
     """Put a task into the queue; workers hear of it at the commit."""
     row = await tx.fetch_one(
@@ -44,6 +45,7 @@ async def add(
         delay_us=int(delay_seconds * 1_000_000),
         close_session=int(close_session),
         idempotency_key=idempotency_key,
+        stream=None if stream is None else _text(stream),
     )
     assert row is not None
     tx.notify("queue", "")
@@ -66,6 +68,20 @@ async def get(tx: Transaction, task_id: str) -> Task:
     if task is None:
         raise NotFound(f"there is no task {task_id}")
     return task
+
+
+async def pulses(tx: Transaction, task_ids: Sequence[str]) -> dict[str, Pulse]:
+    """How far those of the tasks are that there are, by id."""
+    rows = await tx.fetch_all("tasks.pulse", ids=_text(list(task_ids)))
+    return {
+        row["id"]: Pulse(
+            state=TaskState(row["state"]),
+            outcome=row["outcome"],
+            events=row["events"],
+            stream=_streaming(row["stream"]),
+        )
+        for row in rows
+    }
 
 
 async def by_key(tx: Transaction, *, agent: str, idempotency_key: str) -> Task | None:
@@ -108,9 +124,10 @@ async def claim(tx: Transaction, *, worker_id: str, limit: int) -> list[Claim]:
     for row in rows:
         task = _record(row)
         await tx.execute("tasks.expose", task_id=task.id, session_id=task.session_id)
-        await advance(
-            tx, task_id=task.id, epoch=task.epoch, said=[("started", {"epoch": task.epoch})]
-        )
+        said: list[EventItem] = [("started", {"epoch": task.epoch})]
+        if task.epoch > 1:  # what the try before said of this step is void
+            said.append(("step.restarted", {"epoch": task.epoch, "step": task.steps}))
+        await advance(tx, task_id=task.id, epoch=task.epoch, said=said)
         answers = {} if row["answers"] is None else _decode(row["answers"])
         claims.append(Claim(task=task, epoch=task.epoch, answers=answers))
     return claims
@@ -429,4 +446,12 @@ def _record(row: Row) -> Task:
         resource_class=ResourceClass(row["resource_class"]),
         waits=() if row["waits"] is None else _waits(row["waits"]),
         wait_until_us=row["wait_until_us"],
+        stream=_streaming(row["stream"]),
     )
+
+
+def _streaming(text: str | None) -> Streaming:
+    if text is None:
+        return Streaming()
+    kept = _decode(text)
+    return Streaming(modes=tuple(kept["modes"]), subgraphs=kept["subgraphs"])

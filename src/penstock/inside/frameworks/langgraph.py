@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _INTERRUPT = "__interrupt__"
 _TASK = "penstock_task"  # see langgraph_saver
 _MESSAGES = "messages"
+_TAPPED = ("debug",)  # modes that are heard where updates are, if somebody wants them
 
 # What a module holds whose nodes write to the custom stream. Listening to that stream costs a
 # thread and a hand-over per step, so it is done only for graphs that can write to it.
@@ -85,8 +86,8 @@ class GraphRunner:
                 zygote tries that on a graph of its own first.
         """
         self._tapped = tapped
-        modes = ["values"] if tapped else ["values", "updates", *_custom()]
-        self._modes = [*modes, *_tokens()]
+        self._tokens = _tokens()
+        self._custom = _custom()
 
     def run(self, attempt: Attempt) -> Any:
         """Run a graph whose nodes can all be called in a thread."""
@@ -100,9 +101,8 @@ class GraphRunner:
                     return self._visible(state.values)
                 before = graph.get_state(state.parent_config) if self._looks_back(state) else None
                 given = self._going_on(state, before, attempt)
-        stream = graph.stream(given, config, stream_mode=self._modes, durability="sync")
-        for mode, chunk in stream:
-            output.take(mode, chunk)
+        for part in graph.stream(given, config, **self._streamed(attempt), durability="sync"):
+            output.hear(part)
         if output.stopped:
             raise Waits(output.waits or [_breakpoint(graph.get_state(config))])
         return self._visible(output.state)
@@ -120,12 +120,30 @@ class GraphRunner:
                 looked = self._looks_back(state)
                 before = await graph.aget_state(state.parent_config) if looked else None
                 given = self._going_on(state, before, attempt)
-        stream = graph.astream(given, config, stream_mode=self._modes, durability="sync")
-        async for mode, chunk in stream:
-            output.take(mode, chunk)
+        async for part in graph.astream(
+            given, config, **self._streamed(attempt), durability="sync"
+        ):
+            output.hear(part)
         if output.stopped:
             raise Waits(output.waits or [_breakpoint(await graph.aget_state(config))])
         return self._visible(output.state)
+
+    def _taps(self, attempt: Attempt) -> bool:
+        """Whether this run's updates are heard where they are made.
+
+        Not those of subgraphs: an async graph puts its own stream in our listener's place there.
+        """
+        return self._tapped and not attempt.subgraphs
+
+    def _streamed(self, attempt: Attempt) -> dict[str, Any]:
+        """What to ask of LangGraph's stream: no mode that nobody wants to see."""
+        modes = ["values"]  # the last is the output
+        if not self._taps(attempt):
+            modes += ["updates"]
+            modes += [mode for mode in _TAPPED if mode in attempt.modes]
+            modes += self._custom if "custom" in attempt.modes else []
+        modes += self._tokens if _MESSAGES in attempt.modes else []
+        return {"stream_mode": modes, "subgraphs": attempt.subgraphs}
 
     def _bound(self, attempt: Attempt, output: _Output) -> tuple[Any, dict[str, Any]]:
         """The graph with the attempt's saver, and the config that makes its session the thread.
@@ -137,8 +155,8 @@ class GraphRunner:
         graph.checkpointer = self._saver.of(attempt)
         attempt.interrupt = _interrupt()
         known: dict[str, Any] = {"thread_id": attempt.session}
-        if self._tapped:
-            known |= _tap(output)
+        if self._taps(attempt):
+            known |= _tap(output, attempt)
         else:
             # LangGraph then yields a step's updates before its checkpoint is written, not after.
             graph.stream_eager = True
@@ -191,7 +209,7 @@ class GraphRunner:
 
 
 class _Output:
-    """Gathers what a graph streams: updates as events, tokens as deltas, the last state.
+    """Gathers what a graph streams: updates as events, the rest as deltas, the last state.
 
     ``stopped`` says that the graph has not ended; ``waits`` is what it asks, if anything.
     """
@@ -202,29 +220,62 @@ class _Output:
         self.stopped = False
         self.waits: list[dict[str, Any]] = []
 
-    def take(self, mode: str, chunk: Any) -> None:
+    def hear(self, part: tuple[Any, ...]) -> None:
+        """An item as LangGraph yields it: with its namespace if subgraphs are streamed, too."""
+        namespace, mode, chunk = part if self._attempt.subgraphs else ((), *part)
+        self.take(mode, chunk, namespace)
+
+    def take(self, mode: str, chunk: Any, namespace: tuple[str, ...] = ()) -> None:
         """One item of the stream."""
-        if mode == "values":
+        if mode == "updates":
+            self._update(chunk, namespace)
+            return
+        if mode == "values" and not namespace:
             self.state = chunk
-        elif mode == "updates":
-            if _INTERRUPT in chunk:
-                self.stopped = True
-                known = {wait["id"] for wait in self.waits}
-                found = {_id(one): one.value for one in chunk[_INTERRUPT]}
-                self.waits += [
-                    {"id": key, "kind": "interrupt", "value": value}
-                    for key, value in found.items()
-                    if key not in known
-                ]
-                return
-            self._attempt.event("update", chunk)
-        elif mode == _MESSAGES:
-            message, metadata = chunk
-            if message.content:
-                node = metadata.get("langgraph_node")
-                self._attempt.delta({"mode": mode, "content": message.content, "node": node})
-        else:
-            self._attempt.delta({"mode": mode, "data": chunk})
+        if mode not in self._attempt.modes or (namespace and not self._attempt.subgraphs):
+            return
+        if mode == _MESSAGES:
+            chunk = _token(*chunk)
+        if chunk is not None:
+            self._attempt.delta(chunk, mode, namespace)
+
+    def _update(self, chunk: Any, namespace: tuple[str, ...]) -> None:
+        if _INTERRUPT in chunk:
+            if not namespace:  # a subgraph's comes up to the root as well
+                self._stop(chunk[_INTERRUPT])
+            return
+        if "updates" in self._attempt.modes and (not namespace or self._attempt.subgraphs):
+            self._attempt.event("update", chunk, namespace)
+
+    def _stop(self, asked: Any) -> None:
+        self.stopped = True
+        known = {wait["id"] for wait in self.waits}
+        found = {_id(one): one.value for one in asked}
+        self.waits += [
+            {"id": key, "kind": "interrupt", "value": value}
+            for key, value in found.items()
+            if key not in known
+        ]
+
+
+def _token(message: Any, metadata: dict[str, Any]) -> dict[str, Any] | None:
+    """A piece of a model's message and where it comes from; None if it says nothing."""
+    calls = getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", None)
+    if not message.content and not calls:
+        return None
+    token = {
+        "content": message.content,
+        "node": metadata.get("langgraph_node"),
+        "id": getattr(message, "id", None),
+        "type": getattr(message, "type", None),
+    }
+    if calls:
+        token["tool_calls"] = calls
+    if tags := metadata.get("tags"):
+        token["tags"] = tags
+    if name := metadata.get("ls_model_name"):
+        token["model"] = name
+    return token
 
 
 def _id(interrupt: Any) -> str:
@@ -276,7 +327,7 @@ def _parts(graph: Any, seen: set[int]) -> Iterator[Any]:
         pending += list(nodes.values()) if isinstance(nodes, dict) else []
 
 
-def _tap(output: _Output) -> dict[str, Any]:
+def _tap(output: _Output, attempt: Attempt) -> dict[str, Any]:
     """What makes LangGraph hand every update to ``output`` at the moment it is made.
 
     Reading updates from the stream instead gets them after the step's checkpoint was committed,
@@ -288,13 +339,24 @@ def _tap(output: _Output) -> dict[str, Any]:
 
     def hear(chunk: Any) -> None:
         namespace, mode, data = chunk
-        if not namespace:
-            output.take(mode, data)
+        output.take(mode, data, tuple(namespace))
 
-    return {
-        "__pregel_stream": StreamProtocol(hear, {"updates"}),
-        "__pregel_runtime": Runtime(stream_writer=lambda data: output.take("custom", data)),
-    }
+    modes: set[Any] = {"updates", *(mode for mode in _TAPPED if mode in attempt.modes)}
+    runtime = Runtime()
+    if "custom" in attempt.modes:
+        runtime = Runtime(stream_writer=lambda data: output.take("custom", data, _where()))
+    return {"__pregel_stream": StreamProtocol(hear, modes), "__pregel_runtime": runtime}
+
+
+def _where() -> tuple[str, ...]:
+    """The namespace of the graph whose node is running."""
+    from langgraph.config import get_config  # noqa: PLC0415 - of the release
+
+    try:
+        path = get_config()["configurable"]["checkpoint_ns"]
+    except (RuntimeError, KeyError):  # written from somewhere that is no node
+        return ()
+    return tuple(path.split("|")[:-1])
 
 
 def _tokens() -> list[str]:

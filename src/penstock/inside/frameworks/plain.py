@@ -19,8 +19,9 @@ class PlainRunner:
     """Runs a function of the task's input.
 
     A function with one parameter gets the input as it is. One with several, or ``**name``, gets
-    the members of an input object that fits them. Each item a generator yields is a delta; its
-    output is the list of its items, or what a sync generator returned, if that is not None.
+    the members of an input object that fits them. Each item a generator yields is a delta, of the
+    mode ``messages`` if it is a text and of ``custom`` if not; its output is the list of its
+    items, or what a sync generator returned, if that is not None.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -49,7 +50,7 @@ class PlainRunner:
         if inspect.isasyncgen(result):
             items = []
             async for item in result:
-                attempt.delta(item)
+                attempt.delta(item, _mode(item))
                 items.append(item)
             return items
         return result
@@ -68,8 +69,13 @@ def _drain(generator: Any, attempt: Attempt) -> Any:
             item = next(generator)
         except StopIteration as end:
             return items if end.value is None else end.value
-        attempt.delta(item)
+        attempt.delta(item, _mode(item))
         items.append(item)
+
+
+def _mode(item: Any) -> str:
+    """The mode in which an item of a generator is streamed: a text is what a model might say."""
+    return "messages" if isinstance(item, str) else "custom"
 
 
 class _Members:

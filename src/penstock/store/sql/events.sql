@@ -5,4 +5,10 @@ values (:task_id, :seq, :epoch, :kind, :data, now_us());
 
 -- name: after
 -- The events of a task behind a sequence number.
-select * from events where task_id = :task_id and seq > :after order by seq limit :limit;
+select * from (
+  select *, sum(length(data)) over (order by seq) - length(data) as bytes_before
+  from (select * from events where task_id = :task_id and seq > :after order by seq limit :limit)
+    as found
+) as measured
+where bytes_before < :most_bytes
+order by seq;

@@ -7,5 +7,7 @@ from tasks t where t.id = :task_id
 on conflict (task_id, epoch, number) do nothing;
 
 -- name: of_task
--- Everything a task printed.
-select * from logs where task_id = :task_id order by epoch, number;
+-- What a task printed behind a line.
+select * from logs
+where task_id = :task_id and (epoch > :epoch or (epoch = :epoch and number > :number))
+order by epoch, number;

@@ -26,3 +26,8 @@ where t.state = 'running' and not exists (select 1 from workers w where w.id = t
 order by t.id
 limit :limit
 for update of t skip locked;
+
+-- name: pulse
+-- As in the general file.
+select id, state, outcome, events, stream from tasks
+where id in (select json_array_elements_text(cast(:ids as json)));

@@ -3,17 +3,22 @@
 insert into tasks (
   id, session_id, agent, environment, release, state, outcome, input, output, error, epoch, crashes,
   losses, worker_id, run_after_us, close_session, cancel_requested, limit_hit, idempotency_key,
-  events, steps, cost_nanos, created_us, started_us, finished_us, waited_us
+  events, steps, cost_nanos, created_us, started_us, finished_us, waited_us, stream
 ) values (
   :id, :session_id, :agent, :environment, :release, 'queued', null, :input, null, null, 0, 0,
   0, null, now_us() + :delay_us, :close_session, 0, null, :idempotency_key,
-  0, 0, 0, now_us(), null, null, 0
+  0, 0, 0, now_us(), null, null, 0, :stream
 )
 returning *;
 
 -- name: get
 -- One task.
 select * from tasks where id = :id;
+
+-- name: pulse
+-- How far tasks are, for those who follow them; their ids are a JSON array.
+select id, state, outcome, events, stream from tasks
+where id in (select value from json_each(:ids));
 
 -- name: by_key
 -- The task that an idempotency key stands for.
