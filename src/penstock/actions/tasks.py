@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from penstock.actions.sessions import Judges, begin
+from penstock.actions.streams import DeltaSource, Following, Reader
 from penstock.domain.access import Actor
 from penstock.domain.errors import Conflict, Invalid
 from penstock.domain.sessions import Session
-from penstock.domain.tasks import SETTLED, TERMINAL, Delta, Event, LogLine, Task, TaskState
+from penstock.domain.tasks import SETTLED, Event, LogLine, Streaming, Task, TaskState
 from penstock.kit.ids import new_id
 from penstock.rules.access import check
+from penstock.rules.streams import begin_behind, shown, streaming
 from penstock.rules.tasks import answers as answers_to
 from penstock.store import Store, Transaction, events, logs, sessions, tasks
 
 _MOST = 500
 _LONGEST_WAIT_SECONDS = 600.0
 _LONGEST_DELAY_SECONDS = 366 * 86_400.0
-_EVENTS = 500  # read at a time
-_DELTAS = 1000  # that may wait for a slow reader; what comes on top is dropped, the oldest first
 _POLL_SECONDS = 5.0  # a lost notification costs no more than this
-
-
-class DeltaSource(Protocol):
-    """Where the ephemeral part of a stream comes from."""
-
-    def subscribe(self, task_id: str, listener: Callable[[Delta], None]) -> Callable[[], None]:
-        """Call ``listener`` with every delta of a task; returns how to stop it."""
-        ...
 
 
 class TaskActions:
@@ -38,9 +30,8 @@ class TaskActions:
 
     def __init__(self, store: Store, deltas: DeltaSource, judges: Judges) -> None:
         self._store = store
-        self._deltas = deltas
+        self._following = Following(store, deltas)
         self._judges = judges
-        self._changed = _Bell(store, "task")
         self._done = _Bell(store, "done")
 
     async def create(
@@ -56,17 +47,22 @@ class TaskActions:
         close_session: bool = False,
         idempotency_key: str | None = None,
         delay_seconds: float = 0.0,
+        stream_mode: Sequence[str] | None = None,
+        subgraphs: bool = False,
     ) -> Task:
         """Put a task into the queue; once this returns it is not lost any more.
 
         Without a session it begins one. The same idempotency key gives the same task.
 
+        ``stream_mode`` and ``subgraphs`` say what the task streams; see ``rules/streams.py``.
+
         Raises:
             NotFound: no such session, or the agent is not deployed here.
             Conflict: the session is closed or closing, or belongs to another agent.
-            Invalid: the delay is negative or longer than a year.
+            Invalid: the delay is negative or longer than a year, or there is no such mode.
         """
         check(actor, "task.create")
+        wished = streaming(stream_mode, subgraphs=subgraphs)
         if not 0 <= delay_seconds <= _LONGEST_DELAY_SECONDS:
             raise Invalid("delay_seconds lies between 0 and a year")
 
@@ -97,6 +93,7 @@ class TaskActions:
                 delay_seconds=delay_seconds,
                 close_session=close_session,
                 idempotency_key=idempotency_key,
+                stream=None if wished == Streaming() else wished,
             )
 
         try:
@@ -210,47 +207,37 @@ class TaskActions:
         return await self._store.transact(work)
 
     async def stream(
-        self, actor: Actor, task_id: str, *, after: int = 0
-    ) -> AsyncIterator[Event | Delta]:
-        """Every durable event behind ``after``, in order, and deltas as they are said.
+        self,
+        actor: Actor,
+        task_id: str,
+        *,
+        after: int = 0,
+        last_event_id: str | None = None,
+        modes: Sequence[str] = (),
+    ) -> Reader:
+        """A reader of the task's events behind ``after``, and of its deltas as they are said.
 
-        It ends with the task. A reader that falls behind loses deltas, never events.
+        It must be closed. A reader that falls behind loses deltas, never events.
+
+        Args:
+            actor: who asks.
+            task_id: which task.
+            after: the last event the reader has; 0 = none.
+            last_event_id: the same as a client says it when it comes back; it wins.
+            modes: what to read of what the task says; all of it if empty.
 
         Raises:
             NotFound: there is none of this id.
+            Invalid: the task has no such event, or does not stream such a mode.
         """
         check(actor, "task.read")
-        await self._get(task_id)
-        waiting: asyncio.Queue[Delta] = asyncio.Queue(_DELTAS)
-
-        with self._changed.listen(task_id) as heard:
-
-            def listen(delta: Delta) -> None:
-                if waiting.full():
-                    waiting.get_nowait()
-                waiting.put_nowait(delta)
-                heard.set()
-
-            stop = self._deltas.subscribe(task_id, listen)
-            try:
-                while True:
-                    heard.clear()
-                    while not waiting.empty():
-                        yield waiting.get_nowait()
-                    found = await self._events(task_id, after, _EVENTS)
-                    for event in found:
-                        after = event.seq
-                        yield event
-                    if found and found[-1].kind == "finished":
-                        return
-                    if not found:
-                        if (await self._get(task_id)).state in TERMINAL and not await self._events(
-                            task_id, after, 1
-                        ):
-                            return
-                        await _rung(heard, _POLL_SECONDS)
-            finally:
-                stop()
+        pulse = await self._following.pulse(task_id)
+        return self._following.reader(
+            task_id,
+            pulse,
+            after=begin_behind(last_event_id, after, pulse),
+            modes=shown(modes, pulse.stream),
+        )
 
     async def events(
         self, actor: Actor, task_id: str, *, after: int = 0, limit: int = 1000
@@ -264,17 +251,23 @@ class TaskActions:
         await self._get(task_id)
         return await self._events(task_id, after, limit)
 
-    async def logs(self, actor: Actor, task_id: str) -> list[LogLine]:
-        """What the task's attempts printed.
+    async def logs(self, actor: Actor, task_id: str, *, after: str | None = None) -> list[LogLine]:
+        """What the task's attempts printed, behind a line named ``EPOCH.NUMBER`` if one is.
 
         Raises:
             NotFound: there is no such task.
+            Invalid: ``after`` names no line.
         """
         check(actor, "task.read")
+        epoch, _, number = (after or "0.0").partition(".")
+        if not (epoch.isdecimal() and number.isdecimal()):
+            raise Invalid(
+                f"{after!r} names no line", hint="EPOCH.NUMBER of the last line you have."
+            )
 
         async def work(tx: Transaction) -> list[LogLine]:
             await tasks.get(tx, task_id)
-            return await logs.of_task(tx, task_id)
+            return await logs.of_task(tx, task_id, after=(int(epoch), int(number)))
 
         return await self._store.read(work)
 

@@ -25,6 +25,7 @@ from penstock.api import (
     rollouts,
     sessions,
     signing,
+    streams,
     tasks,
 )
 from penstock.api.bodies import answer, schemas
@@ -44,6 +45,7 @@ _MODULES = (
     rollouts,
     sessions,
     signing,
+    streams,
     tasks,
 )
 

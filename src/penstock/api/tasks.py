@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 
 from penstock.api.bodies import Body, accepts, answer, items, read
-from penstock.api.dependencies import Asked, By
-from penstock.domain.tasks import SETTLED, Delta, Event
+from penstock.api.dependencies import Actions, Asked, By
+from penstock.api.presence import Presence
+from penstock.domain.access import Actor
+from penstock.domain.tasks import SETTLED, Task
 
 router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
 
-_HEARTBEAT_SECONDS = 5.0
-_encode = msgspec.json.Encoder().encode
+_CLIENT_GONE = 499  # nobody reads it
 
 Seconds = Annotated[float, Query(ge=0, le=600)]
 
@@ -34,19 +33,34 @@ class CreateTask(Body, frozen=True):
     close_session: bool = False
     idempotency_key: str | None = None
     delay_seconds: float = 0.0
+    stream_mode: str | list[str] | None = None
+    subgraphs: bool = False
+    on_disconnect: Literal["continue", "cancel"] = "continue"
 
 
 @router.post("", status_code=201, openapi_extra=accepts(CreateTask))
 async def create_task(request: Request, asked: Asked, by: By, wait: Seconds = 0.0) -> Response:
     """Put a task into the queue; with ``wait``, answer when it has ended or the time is over."""
     body = await read(request, CreateTask)
-    task = await asked.tasks.create(by, **{name: getattr(body, name) for name in _FIELDS})
+    task = await place(asked, by, body)
     if wait and task.state not in SETTLED:
-        task = await asked.tasks.wait(by, task.id, seconds=wait)
+        presence = Presence(asked, by, task.id, cancels=body.on_disconnect == "cancel")
+        found = await presence.during(asked.tasks.wait(by, task.id, seconds=wait), request.receive)
+        if found is None:
+            return Response(status_code=_CLIENT_GONE)
+        task = found
     return answer(task, 201)
 
 
-_FIELDS = CreateTask.__struct_fields__
+async def place(asked: Actions, by: Actor, body: CreateTask) -> Task:
+    """Put the task of a request into the queue."""
+    given = {name: getattr(body, name) for name in _FIELDS}
+    if isinstance(body.stream_mode, str):
+        given["stream_mode"] = [body.stream_mode]
+    return await asked.tasks.create(by, **given)
+
+
+_FIELDS = tuple(name for name in CreateTask.__struct_fields__ if name != "on_disconnect")
 
 
 @router.get("")
@@ -120,87 +134,12 @@ async def list_events(
 
 
 @router.get("/{task_id}/logs")
-async def list_logs(task_id: str, asked: Asked, by: By) -> Response:
-    """What the task's attempts printed."""
-    return items(await asked.tasks.logs(by, task_id))
+async def list_logs(task_id: str, asked: Asked, by: By, after: str | None = None) -> Response:
+    """What the task's attempts printed; behind line ``EPOCH.NUMBER`` if ``after`` names one."""
+    return items(await asked.tasks.logs(by, task_id, after=after))
 
 
 @router.get("/{task_id}/exchanges")
 async def list_exchanges(task_id: str, asked: Asked, by: By) -> Response:
     """The task's model calls."""
     return items(await asked.insight.exchanges(by, task_id))
-
-
-@router.get("/{task_id}/stream")
-async def stream_task(
-    task_id: str,
-    asked: Asked,
-    by: By,
-    after: Annotated[int, Query(ge=0)] = 0,
-    last_event_id: Annotated[str | None, Header()] = None,
-) -> Response:
-    """The task as server-sent events: durable ones with their number as id, and deltas without.
-
-    A client that reconnects with ``Last-Event-ID`` misses no durable event.
-    """
-    if last_event_id is not None and last_event_id.isdigit():
-        after = int(last_event_id)
-    await asked.tasks.get(by, task_id)  # an unknown task is an error, not an empty stream
-    stream = asked.tasks.stream(by, task_id, after=after)
-    return StreamingResponse(
-        _lines(stream, asked.stopping),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-    )
-
-
-async def _lines(
-    stream: AsyncIterator[Event | Delta], stopping: asyncio.Event
-) -> AsyncIterator[bytes]:
-    """Server-sent events; a comment when nothing has happened for a while."""
-    stop = asyncio.create_task(stopping.wait())
-    following: asyncio.Task[Event | Delta] | None = None
-    try:
-        yield b": connected\n\n"
-        while True:
-            if following is None:
-                following = asyncio.ensure_future(anext(stream))
-            await asyncio.wait(
-                {following, stop},
-                timeout=_HEARTBEAT_SECONDS,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if following.done():
-                try:
-                    item = following.result()
-                except StopAsyncIteration:
-                    return
-                following = None
-                yield _line(item)
-            elif stop.done():
-                return
-            else:
-                yield b": still here\n\n"
-    finally:
-        stop.cancel()
-        if following is not None:
-            following.cancel()
-            await asyncio.wait({following})
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def _line(item: Event | Delta) -> bytes:
-    if isinstance(item, Event):
-        head = f"id: {item.seq}\nevent: {item.kind}\n"
-        data: dict[str, Any] = {
-            "seq": item.seq,
-            "epoch": item.epoch,
-            "data": item.data,
-            "created_us": item.created_us,
-        }
-    else:
-        head = "event: delta\n"
-        data = {"epoch": item.epoch, "step": item.step, "data": item.data}
-    return head.encode() + b"data: " + _encode(data) + b"\n\n"

@@ -70,7 +70,7 @@ def _turn(client: Client, agent: str, session_id: str, line: str) -> None:
     created = client.create_task(agent=agent, input=_json(line), session_id=session_id)
     said = False
     for event in client.stream(created["id"]):
-        if event["event"] == "delta":
+        if event["event"] == "delta" and event["data"]["mode"] == "messages":
             text = event["data"]["data"]
             if isinstance(text, dict):
                 text = text.get("content") or ""

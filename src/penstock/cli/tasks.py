@@ -21,6 +21,7 @@ from penstock.cli.output import (
     table,
     when,
 )
+from penstock.cli.streams import follow_logs, show_line, stream
 from penstock.domain.errors import Invalid
 
 _WAIT = 600.0
@@ -186,24 +187,7 @@ def delete(task_id: str, url: str | None, key: str | None, *, force: bool, as_js
     emit(found, as_json=as_json, show=lambda value: note(f"{value['id']} {gone}"))
 
 
-@task.command()
-@click.argument("task_id")
-@click.option("--after", default=0, help="Begin behind this event.")
-@server_options
-@json_option
-def stream(task_id: str, after: int, url: str | None, key: str | None, *, as_json: bool) -> None:
-    """Follow TASK_ID: events and tokens as they come. With --json, one object a line."""
-    with connect(url, key) as client:
-        for event in client.stream(task_id, after=after):
-            if as_json:
-                click.echo(json.dumps(event, ensure_ascii=False))
-            elif event["event"] == "delta":
-                click.echo(_delta(event["data"]["data"]), nl=False)
-            else:
-                number = f"{event['id']:>4}"
-                click.echo(
-                    f"{number}  {strong(event['event'])}  {short(event['data']['data'], 90)}"
-                )
+task.add_command(stream)
 
 
 @task.command()
@@ -237,11 +221,14 @@ def exchanges(task_id: str, url: str | None, key: str | None, *, as_json: bool) 
 
 @click.command()
 @click.argument("task_id")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the task has ended.")
 @server_options
 @json_option
-def logs(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> None:
+def logs(task_id: str, url: str | None, key: str | None, *, follow: bool, as_json: bool) -> int:
     """Show what TASK_ID printed, its steps and its model calls."""
     with connect(url, key) as client:
+        if follow:
+            return follow_logs(client, task_id, as_json=as_json)
         found = {
             "task": client.task(task_id),
             "logs": client.logs(task_id)["items"],
@@ -254,11 +241,10 @@ def logs(task_id: str, url: str | None, key: str | None, *, as_json: bool) -> No
         click.echo()
         _show_exchanges(value["exchanges"])
         for line in value["logs"]:
-            mark = "" if line["stream"] == "stdout" else "! "
-            for text in line["text"].splitlines():
-                click.echo(f"{mark}{text}")
+            show_line(line)
 
     emit(found, as_json=as_json, show=show)
+    return 0
 
 
 def _show(found: Any) -> None:
@@ -328,10 +314,3 @@ def _object(text: str) -> dict[str, Any]:
             "--answers is no JSON object", hint='--answers \'{"ask#1": true, "ask#2": false}\''
         )
     return found
-
-
-def _delta(data: Any) -> str:
-    """The text of an ephemeral item."""
-    if isinstance(data, dict) and isinstance(data.get("content"), str):
-        return str(data["content"])
-    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False) + "\n"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ import httpx2
 import msgspec
 
 from penstock.client.routes import SECONDS, Routes, part
+from penstock.client.streams import PATIENCE_SECONDS, Following, created, unreachable
 from penstock.domain.errors import (
     BuildFailed,
     Conflict,
@@ -83,36 +84,56 @@ class Client(Routes):
         """Close the connections."""
         self._http.close()
 
-    def stream(self, task_id: str, *, after: int = 0) -> Iterator[Json]:
-        """A task's events and deltas as they come, over broken connections, until it has ended.
+    def stream(
+        self,
+        task_id: str,
+        *,
+        after: int = 0,
+        modes: Sequence[str] = (),
+        patience: float = PATIENCE_SECONDS,
+    ) -> Iterator[Json]:
+        """A task's events and deltas as they come, over broken connections, until its ``end``.
 
-        Each is ``{"id": number or None, "event": kind, "data": …}``; only deltas have no number.
+        Each is ``{"id": number or None, "event": name, "data": …}``; only durable events have a
+        number, and each of them comes once. ``modes`` are those to be read; see docs/streams.md.
+
+        Raises:
+            Unavailable: no server has answered for ``patience`` seconds.
         """
-        tries = 0
+        following = Following(task_id, after=after, modes=modes, patience=patience)
+        yield from self._follow(following)
+
+    def stream_task(
+        self,
+        *,
+        modes: Sequence[str] = (),
+        patience: float = PATIENCE_SECONDS,
+        idempotency_key: str | None = None,
+        **task: Any,
+    ) -> Iterator[Json]:
+        """Make a task and follow it; ``task`` is what :meth:`create_task` takes.
+
+        The first item is ``{"id": None, "event": "created", "data": {"task": id}}``. It is made
+        once, also when the connection breaks while it is made.
+        """
+        body = created(task, idempotency_key)
+        yield from self._follow(Following(None, modes=modes, patience=patience, body=body))
+
+    def _follow(self, following: Following) -> Iterator[Json]:
         while True:
             try:
-                with self._http.stream(
-                    "GET",
-                    f"/api/v1/tasks/{part(task_id)}/stream",
-                    params={"after": after},
-                    timeout=SECONDS,
-                ) as response:
+                with self._http.stream(**following.request()) as response:
                     if response.status_code >= 400:  # noqa: PLR2004 - the first status of an error
                         _value(response.status_code, response.read())
-                    parser = _Events()
-                    for line in response.iter_lines():
-                        if (event := parser.feed(line)) is None:
-                            continue
-                        tries = 0
-                        after = event["id"] or after
-                        yield event
-                        if event["event"] == "finished":
+                    yield from following.begun(response.headers)
+                    for piece in response.iter_bytes():
+                        yield from following.feed(piece)
+                        if following.ended:
                             return
-            except httpx2.TransportError as error:
-                tries += 1
-                if tries >= _TRIES:
-                    raise _unreachable(self._url, error) from None
-                time.sleep(_PAUSE_SECONDS * tries)
+                problem: Exception | None = None
+            except (httpx2.TransportError, Unavailable) as error:
+                problem = error
+            time.sleep(following.pause(self._url, problem))
 
     def download(self, path: str, **parameters: Any) -> Iterator[bytes]:
         """The bytes of a large answer as they come.
@@ -133,7 +154,7 @@ class Client(Routes):
                     f"the answer of the server at {self._url} broke off",
                     hint="Try again; the server's log may say why.",
                 ) from None
-            raise _unreachable(self._url, error) from None
+            raise unreachable(self._url, error) from None
 
     def backup(self) -> Iterator[bytes]:
         """Everything the server holds, as the bytes of a backup."""
@@ -153,7 +174,7 @@ class Client(Routes):
                 return _value(response.status_code, response.content)
             except httpx2.TransportError as error:
                 if left == 1:
-                    raise _unreachable(self._url, error) from None
+                    raise unreachable(self._url, error) from None
                 time.sleep(_PAUSE_SECONDS)
         raise AssertionError("unreachable")
 
@@ -188,33 +209,50 @@ class AsyncClient(Routes):
         """Close the connections."""
         await self._http.aclose()
 
-    async def stream(self, task_id: str, *, after: int = 0) -> AsyncIterator[Json]:
+    async def stream(
+        self,
+        task_id: str,
+        *,
+        after: int = 0,
+        modes: Sequence[str] = (),
+        patience: float = PATIENCE_SECONDS,
+    ) -> AsyncIterator[Json]:
         """See :meth:`Client.stream`."""
-        tries = 0
+        following = Following(task_id, after=after, modes=modes, patience=patience)
+        async for item in self._follow(following):
+            yield item
+
+    async def stream_task(
+        self,
+        *,
+        modes: Sequence[str] = (),
+        patience: float = PATIENCE_SECONDS,
+        idempotency_key: str | None = None,
+        **task: Any,
+    ) -> AsyncIterator[Json]:
+        """See :meth:`Client.stream_task`."""
+        body = created(task, idempotency_key)
+        following = Following(None, modes=modes, patience=patience, body=body)
+        async for item in self._follow(following):
+            yield item
+
+    async def _follow(self, following: Following) -> AsyncIterator[Json]:
         while True:
             try:
-                async with self._http.stream(
-                    "GET",
-                    f"/api/v1/tasks/{part(task_id)}/stream",
-                    params={"after": after},
-                    timeout=SECONDS,
-                ) as response:
+                async with self._http.stream(**following.request()) as response:
                     if response.status_code >= 400:  # noqa: PLR2004 - the first status of an error
                         _value(response.status_code, await response.aread())
-                    parser = _Events()
-                    async for line in response.aiter_lines():
-                        if (event := parser.feed(line)) is None:
-                            continue
-                        tries = 0
-                        after = event["id"] or after
-                        yield event
-                        if event["event"] == "finished":
+                    for item in following.begun(response.headers):
+                        yield item
+                    async for piece in response.aiter_bytes():
+                        for item in following.feed(piece):
+                            yield item
+                        if following.ended:
                             return
-            except httpx2.TransportError as error:
-                tries += 1
-                if tries >= _TRIES:
-                    raise _unreachable(self._url, error) from None
-                await asyncio.sleep(_PAUSE_SECONDS * tries)
+                problem: Exception | None = None
+            except (httpx2.TransportError, Unavailable) as error:
+                problem = error
+            await asyncio.sleep(following.pause(self._url, problem))
 
     async def _call(self, method: str, path: str, *, again: bool = False, **options: Any) -> Any:
         content = _content(options)
@@ -224,33 +262,9 @@ class AsyncClient(Routes):
                 return _value(response.status_code, response.content)
             except httpx2.TransportError as error:
                 if left == 1:
-                    raise _unreachable(self._url, error) from None
+                    raise unreachable(self._url, error) from None
                 await asyncio.sleep(_PAUSE_SECONDS)
         raise AssertionError("unreachable")
-
-
-class _Events:
-    """Reads server-sent events line by line."""
-
-    def __init__(self) -> None:
-        self._fields: dict[str, str] = {}
-
-    def feed(self, line: str) -> Json | None:
-        """The event that a line ends, if it ends one."""
-        if line:
-            name, _, value = line.partition(":")
-            if name:
-                self._fields[name] = value.removeprefix(" ")
-            return None
-        fields, self._fields = self._fields, {}
-        if "event" not in fields:
-            return None
-        number = fields.get("id")
-        return {
-            "id": None if number is None else int(number),
-            "event": fields["event"],
-            "data": _decode(fields.get("data", "null")),
-        }
 
 
 def _content(options: dict[str, Any]) -> Any:
@@ -281,15 +295,6 @@ def _value(status: int, content: bytes) -> Any:
     if error.get("code") == BuildFailed.code:
         raise BuildFailed(message, output=error.get("output") or "", hint=hint)
     raise _ERRORS.get(str(error.get("code")), PenstockError)(message, hint=hint)
-
-
-def _unreachable(url: str, error: Exception) -> Unavailable:
-    if isinstance(error, httpx2.TimeoutException):
-        return Unavailable(f"the server at {url} did not answer in time")
-    return Unavailable(
-        f"no server answers at {url}",
-        hint="Start one: penstock up. Elsewhere? Set PENSTOCK_URL, or penstock login URL --key …",
-    )
 
 
 def _headers(key: str | None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -153,8 +153,14 @@ class Routes(RegistryRoutes):
         close_session: bool = False,
         idempotency_key: str | None = None,
         delay_seconds: float = 0.0,
+        stream_mode: str | Sequence[str] | None = None,
+        subgraphs: bool = False,
+        on_disconnect: str = "continue",
     ) -> Any:
-        """Put a task into the queue; with ``wait``, return when it has ended."""
+        """Put a task into the queue; with ``wait``, return when it has ended.
+
+        ``on_disconnect="cancel"`` ends the task if this connection breaks while it waits.
+        """
         body = {
             "agent": agent,
             "input": input,
@@ -165,6 +171,9 @@ class Routes(RegistryRoutes):
             "close_session": close_session,
             "idempotency_key": idempotency_key,
             "delay_seconds": delay_seconds,
+            "stream_mode": stream_mode,
+            "subgraphs": subgraphs,
+            "on_disconnect": on_disconnect,
         }
         return self._call(
             "POST",
@@ -221,9 +230,13 @@ class Routes(RegistryRoutes):
         """The durable events of a task."""
         return self._call("GET", f"/api/v1/tasks/{part(task_id)}/events", params={"after": after})
 
-    def logs(self, task_id: str) -> Any:
-        """What the task's attempts printed."""
-        return self._call("GET", f"/api/v1/tasks/{part(task_id)}/logs")
+    def logs(self, task_id: str, *, after: str | None = None) -> Any:
+        """What the task's attempts printed, behind a line named ``EPOCH.NUMBER``."""
+        return self._call(
+            "GET",
+            f"/api/v1/tasks/{part(task_id)}/logs",
+            params=None if after is None else {"after": after},
+        )
 
     def exchanges(self, task_id: str) -> Any:
         """The task's model calls."""
