@@ -58,12 +58,13 @@ from penstock.drivers.signing.files import FileKeys
 from penstock.drivers.tools.mcp import McpServer
 from penstock.drivers.tools.openapi import OpenApiFile, OpenApiUrl
 from penstock.gateway.calls import Calls
+from penstock.rules.checkpoints import Sealer
 from penstock.rules.releases import verified
 from penstock.runtime.sources import Sources
 from penstock.runtime.variables import Variables
 from penstock.runtime.workers import Worker
 from penstock.settings import Settings
-from penstock.store import Store, Transaction, releases
+from penstock.store import Store, Transaction, checkpoints, releases
 from penstock.store import settings as kept
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,10 @@ class Server:
         store = Store(home=settings.home, url=settings.database_url)
         await store.open()
         self._stack.push_async_callback(store.close)
-        access = AccessActions(store, await _pepper(store, settings.home))
+        pepper = await _pepper(store, settings.home)
+        store.sealer = Sealer(pepper)
+        await _seal_checkpoints(store)
+        access = AccessActions(store, pepper)
         builder = LocalBuilder(settings.home, _read_source)
         signing = SigningActions(store, _signing_keys(store, settings))
         if self.role is Role.SERVER:
@@ -394,6 +398,16 @@ async def _pepper(store: Store, home: Path) -> bytes:
             text.flush()
             os.fsync(text.fileno())
     return bytes.fromhex(file.read_text(encoding="ascii"))
+
+
+async def _seal_checkpoints(store: Store) -> None:
+    """Seal what older releases of Penstock kept; from then on, what has no seal is refused."""
+
+    async def work(tx: Transaction) -> int:
+        return await checkpoints.adopt(tx, sealer=store.sealer)
+
+    while await store.transact(work):
+        pass
 
 
 async def _read_source(source: ToolSource, folder: Path | None = None) -> SourceFacts:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock.inside.frames import Decoder, encode
+from penstock.rules.checkpoints import folded, joined, snapshot, split
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 START = "import sys; sys.path[:0]={paths!r}; from penstock.inside.zygote import main; main()"
@@ -53,7 +54,8 @@ class Link:
 class Records:
     """What a supervisor keeps of a session: checkpoints, their writes, and steps."""
 
-    checkpoints: dict = field(default_factory=dict)  # (namespace, id) -> (fields, blobs)
+    checkpoints: dict = field(default_factory=dict)  # (namespace, id) -> (fields, slots, metadata)
+    contents: dict = field(default_factory=dict)
     writes: dict = field(default_factory=dict)  # (namespace, id) -> {(node_task, number): ...}
     steps: list = field(default_factory=list)
     stale_at: int | None = None  # the number of commits after which the owner is stale
@@ -63,6 +65,11 @@ class Records:
         op = call["op"]
         if op in ("step.commit", "checkpoint.put"):
             if self.stale_at is not None and self.commits >= self.stale_at:
+                if op == "checkpoint.put":  # as if its writes had gone ahead of it, alone
+                    written = self._take_contents(call, blobs[2:])
+                    self._keep_writes(
+                        (call["namespace"], call["parent_id"]), call["writes"], written
+                    )
                 return {"ok": False, "error": {"type": "stale", "message": "epoch"}}, []
             self.commits += 1
         if op == "step.replayed":
@@ -71,19 +78,18 @@ class Records:
             self.steps.append({"key": call["key"], "output": call["output"]})
             return {"ok": True}, []
         if op == "checkpoint.put":
-            fields = {k: call[k] for k in ("namespace", "checkpoint_id", "parent_id", "encoding")}
-            self.checkpoints[call["namespace"], call["checkpoint_id"]] = (
-                {**fields, "task": task},
-                blobs,
-            )
+            table, metadata, *rest = blobs
+            written = self._take_contents(call, rest)
+            place, parent = (call["namespace"], call["checkpoint_id"]), call["parent_id"]
+            below = self.checkpoints[call["namespace"], parent][1] if call["depth"] else {}
+            fields = {k: call[k] for k in ("namespace", "checkpoint_id", "parent_id", "depth")}
+            fields |= {"task": task, "encoding": ""}
+            self.checkpoints[place] = (fields, folded(below, table), metadata)
+            self._keep_writes((call["namespace"], parent), call["writes"], written)
             return {"ok": True}, []
         if op == "checkpoint.writes":
-            kept = self.writes.setdefault((call["namespace"], call["checkpoint_id"]), {})
-            for item, blob in zip(call["items"], blobs, strict=True):
-                kept[call["node_task"], item["number"]] = (
-                    {**item, "node_task": call["node_task"]},
-                    blob,
-                )
+            place = (call["namespace"], call["checkpoint_id"])
+            self._keep_writes(place, call["writes"], self._take_contents(call, blobs))
             return {"ok": True}, []
         if op == "checkpoint.get":
             return self._get(call)
@@ -91,27 +97,45 @@ class Records:
             return self._list(call)
         return {"ok": False, "error": {"type": "invalid", "message": op}}, []
 
+    def _take_contents(self, call, blobs):
+        count = call["contents"]
+        if count:
+            self.contents |= dict(zip(split(blobs[0]), blobs[1 : count + 1], strict=True))
+        return blobs[count + 1 :] if count else blobs
+
+    def _keep_writes(self, place, items, blobs):
+        kept = self.writes.setdefault(place, {})
+        for item, blob in zip(items, blobs, strict=True):
+            kept[item["node_task"], item["number"]] = ({**item, "encoding": ""}, blob)
+
     def _get(self, call):
         ids = sorted(i for n, i in self.checkpoints if n == call["namespace"])
         wanted = call["checkpoint_id"] or (ids[-1] if ids else None)
-        if (call["namespace"], wanted) not in self.checkpoints:
-            return {"ok": True, "found": False}, []
-        fields, blobs = self.checkpoints[call["namespace"], wanted]
-        writes = list(self.writes.get((call["namespace"], wanted), {}).values())
-        found = {**fields, "ok": True, "found": True, "writes": [item for item, _ in writes]}
-        return found, [*blobs, *(blob for _, blob in writes)]
+        place = (call["namespace"], wanted)
+        return self._found([place] if place in self.checkpoints else [])
 
     def _list(self, call):
-        found = [
-            pair
-            for (namespace, number), pair in sorted(self.checkpoints.items(), reverse=True)
-            if call["namespace"] in (None, namespace)
-            and (call["before"] is None or number < call["before"])
-        ][: call["limit"]]
-        return (
-            {"ok": True, "items": [fields for fields, _ in found]},
-            [blob for _, blobs in found for blob in blobs],
+        return self._found(
+            [
+                place
+                for place in sorted(self.checkpoints, reverse=True)
+                if call["namespace"] in (None, place[0])
+                and (call["before"] is None or place[1] < call["before"])
+            ][: call["limit"]]
         )
+
+    def _found(self, places):
+        blobs = [joined(list(self.contents)), *self.contents.values()]
+        items = []
+        for place in places:
+            fields, slots, metadata = self.checkpoints[place]
+            writes = sorted(
+                self.writes.get(place, {}).values(),
+                key=lambda kept: (kept[0]["path"], kept[0]["node_task"], kept[0]["number"]),
+            )
+            items.append({**fields, "writes": [item for item, _ in writes]})
+            blobs += [snapshot(slots), metadata, *(blob for _, blob in writes)]
+        return {"ok": True, "contents": len(self.contents), "items": items}, blobs
 
 
 @dataclass

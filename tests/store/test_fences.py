@@ -9,15 +9,18 @@ import pytest
 
 from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState
+from penstock.rules.checkpoints import Sealer, key_of, snapshot
 from penstock.store import checkpoints, events, sessions, steps, tasks
 from penstock.store.checkpoints import Checkpoint, Write
 from rollout_world import AGENT, ENVIRONMENT, release
 
 CHECKPOINT = Checkpoint(
-    namespace="", checkpoint_id="1", parent_id=None, task_id="task_1", encoding="json",
-    data=b"{}", metadata=b"{}",
+    namespace="", checkpoint_id="1", parent_id=None, task_id="task_1", data=snapshot({}),
+    metadata=b"{}",
 )  # fmt: skip
-WRITE = Write(node_task="n", number=0, channel="c", path="", encoding="json", data=b"1")
+WRITE = Write(node_task="n", number=0, channel="c", path="", data=b"1", checkpoint_id="1")
+SEALER = Sealer(b"key")
+CONTENTS = {key_of(b"\0text"): b"\0text"}
 END = {"state": TaskState.COMPLETED, "outcome": "ok", "crashes": 0, "losses": 0}
 
 
@@ -58,9 +61,10 @@ async def everything(store):
             await events.after(tx, task_id="task_1", after=0, limit=100),
             await steps.journal(tx, "task_1"),
             await checkpoints.listing(
-                tx, session_id="ses_1", namespace=None, before=None, limit=None
+                tx, sealer=SEALER, session_id="ses_1", namespace=None, before=None, limit=None
             ),
-            await checkpoints.get(tx, session_id="ses_1", namespace="", checkpoint_id="1"),
+            await tx.fetch_all("checkpoints.writes_of_session", session_id="ses_1"),
+            await tx.fetch_all("checkpoints.keys", session_id="ses_1"),
         )
 
     return await store.read(work)
@@ -75,11 +79,12 @@ FENCED = {
     ),
     "step": partial(steps.commit, task_id="task_1", epoch=1, key="a#1", output=1, said=[("x", 1)]),
     "checkpoint": partial(
-        checkpoints.put, checkpoint=CHECKPOINT, session_id="ses_1", epoch=1, said=[("x", 1)]
+        checkpoints.put, checkpoint=CHECKPOINT, sealer=SEALER, session_id="ses_1", epoch=1,
+        release="one", said=[("x", 1)], stored=CONTENTS,
     ),
     "writes": partial(
-        checkpoints.put_writes, writes=[WRITE], session_id="ses_1", namespace="",
-        checkpoint_id="1", task_id="task_1", epoch=1,
+        checkpoints.put_writes, writes=[WRITE], sealer=SEALER, session_id="ses_1",
+        task_id="task_1", epoch=1, stored=CONTENTS,
     ),
 }  # fmt: skip
 

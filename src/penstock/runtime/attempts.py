@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from penstock.domain.errors import Conflict, Stale, Unavailable
+from penstock.domain.errors import Conflict, Damaged, Stale, Unavailable
 from penstock.domain.exchanges import Caller
 from penstock.domain.releases import Limits
 from penstock.domain.tasks import Claim, Delta, Ending, Task
@@ -222,9 +222,7 @@ class Attempt:
         reply = {"t": "reply", "a": header["a"], "id": header["id"]}
         before = self._journal.steps
         try:
-            answer = await answer_call(
-                self._journal, header, blobs, session_id=self.task.session_id, said=self._take_said
-            )
+            answer = await answer_call(self._journal, header, blobs, said=self._take_said)
         except Stale as error:
             await host.send(
                 {**reply, "ok": False, "error": {"type": "stale", "message": str(error)}}
@@ -232,7 +230,7 @@ class Attempt:
             raise
         except StepsSpent as error:
             answer = self._refuse_step(str(error))
-        except (Conflict, KeyError, TypeError, ValueError) as error:
+        except (Conflict, Damaged, KeyError, TypeError, ValueError) as error:
             answer = Answer({"ok": False, "error": {"type": "invalid", "message": str(error)}})
         if self._leave_at_step and self._journal.steps > before:
             # Unanswered: the process must not begin what the next owner will do.

@@ -50,6 +50,9 @@ class Journal:
         self._epoch = claim.epoch
         self._lines = 0
         self.task_id = claim.task.id
+        self.session_id = claim.task.session_id
+        self.epoch = claim.epoch
+        self.sealer = store.sealer
         self.steps = claim.task.steps
         self.place = 0 if claim.epoch == 1 else claim.task.steps
 
@@ -71,12 +74,22 @@ class Journal:
         self.steps = await self._landing(work, self._step_landed(key))
         self.place += 1
 
-    async def commit_checkpoint(self, checkpoint: Checkpoint, said: Said) -> None:
-        """Commit a framework's checkpoint with the events before it.
+    async def commit_checkpoint(
+        self,
+        checkpoint: Checkpoint,
+        said: Said,
+        *,
+        leans: bool = False,
+        stored: Mapping[bytes, bytes] | None = None,
+        writes: Sequence[Write] = (),
+    ) -> None:
+        """Commit a framework's checkpoint with the events and the nodes' writes before it.
 
         Raises:
             Stale: another attempt owns the task.
             StepsSpent: the task may commit no more.
+            Conflict: its parent is not there.
+            Damaged: a content is not what its key says.
         """
         self._may_step()
 
@@ -84,36 +97,30 @@ class Journal:
             return await checkpoints.put(
                 tx,
                 checkpoint,
+                sealer=self.sealer,
                 session_id=self._task.session_id,
                 epoch=self._epoch,
+                release=self._task.release,
                 said=said,
+                leans=leans,
+                stored=stored,
+                writes=writes,
             )
 
         key = checkpoints.step_key(checkpoint)
         self.steps = await self._landing(work, self._step_landed(key))
         self.place += 1
 
-    async def commit_writes(
-        self, namespace: str, checkpoint_id: str, writes: Sequence[Write]
-    ) -> None:
-        """Keep what nodes wrote on top of a checkpoint.
+    async def commit(self, work: Work[None]) -> None:
+        """Commit something of the task's that is no step.
+
+        Args:
+            work: begins by passing the fence, and may run twice.
 
         Raises:
             Stale: another attempt owns the task.
         """
-
-        async def work(tx: Transaction) -> None:
-            await checkpoints.put_writes(
-                tx,
-                writes,
-                session_id=self._task.session_id,
-                namespace=namespace,
-                checkpoint_id=checkpoint_id,
-                task_id=self._task.id,
-                epoch=self._epoch,
-            )
-
-        await self._landing(work, None)  # a write that is there already is left or replaced
+        await self._landing(work, None)  # what is there already is left or replaced
 
     async def commit_events(self, said: Said) -> None:
         """Keep events that must not wait for a step.
@@ -236,28 +243,8 @@ class Journal:
         """The agent has been led past a journaled step."""
         self.place += 1
 
-    async def checkpoint(
-        self, session_id: str, namespace: str, checkpoint_id: str | None
-    ) -> tuple[Checkpoint, list[Write]] | None:
-        """A checkpoint of a session and what was written on top of it."""
-
-        async def work(tx: Transaction) -> tuple[Checkpoint, list[Write]] | None:
-            return await checkpoints.get(
-                tx, session_id=session_id, namespace=namespace, checkpoint_id=checkpoint_id
-            )
-
-        return await self._reading(work)
-
-    async def checkpoints(
-        self, session_id: str, namespace: str | None, before: str | None, limit: int | None
-    ) -> list[Checkpoint]:
-        """Checkpoints of a session, the newest first."""
-
-        async def work(tx: Transaction) -> list[Checkpoint]:
-            return await checkpoints.listing(
-                tx, session_id=session_id, namespace=namespace, before=before, limit=limit
-            )
-
+    async def read(self, work: Work[T]) -> T:
+        """What a unit of work finds; it may not write."""
         return await self._reading(work)
 
     def _may_step(self) -> None:

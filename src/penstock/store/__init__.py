@@ -7,12 +7,14 @@ business of the rules, when it happens that of the engines.
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from penstock.rules.checkpoints import Sealer
 from penstock.store.backups import Snapshot
 from penstock.store.migrate import migrate_postgres, migrate_sqlite
 from penstock.store.postgres import PostgresDatabase
@@ -29,6 +31,8 @@ class Store:
 
     def __init__(self, *, home: Path, url: str | None = None) -> None:
         """Use PostgreSQL at ``url``, or SQLite in ``home`` when there is no url."""
+        # Of this object alone, until the server gives it the installation's secret.
+        self.sealer = Sealer(secrets.token_bytes(32))
         self._subscribers: dict[str, list[Callable[[str], None]]] = defaultdict(list)
         self._database: SqliteDatabase | PostgresDatabase = (
             PostgresDatabase(url, self._deliver) if url else SqliteDatabase(home, self._deliver)

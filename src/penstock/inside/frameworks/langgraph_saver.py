@@ -2,82 +2,82 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import copy
+import threading
 from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
-    BaseCheckpointSaver,
     CheckpointTuple,
     get_checkpoint_id,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from penstock.inside.frameworks.langgraph_tables import Packer, Reader, Table
+from penstock.inside.frameworks.langgraph_threads import Threads, config_of
+from penstock.inside.frameworks.langgraph_writes import HELD_SECONDS, Held, Waiting, settle
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from penstock.inside.attempts import Attempt
     from penstock.inside.channel import Reply
 
-    Packed = tuple[dict[str, Any], list[bytes]]
+    Place = tuple[str, str | None]  # namespace as the supervisor knows it, checkpoint id
+    Call = tuple[str, list[bytes], dict[str, Any]]  # op, blobs, fields
 
 # In a checkpoint's metadata: the task that committed it, as the supervisor's record has it.
 TASK = "penstock_task"
 
+_PAGE = 100
+_NAMESPACES = 32
+_KEY_BYTES = 16
 
-class PenstockSaver(BaseCheckpointSaver[int]):
+
+class PenstockSaver(Threads):
     """Sends every checkpoint of one attempt's session to the supervisor.
 
     A process prepares one object and makes a copy for each attempt. The attempt does not follow
     from the calling context: LangGraph commits writes from callbacks that have none.
     """
 
-    _attempt: Attempt
-
     def __init__(self) -> None:
-        super().__init__(serde=JsonPlusSerializer())
+        super().__init__(serde=JsonPlusSerializer(pickle_fallback=False))
 
     def of(self, attempt: Attempt) -> PenstockSaver:
         """This saver, for an attempt."""
         mine = copy.copy(self)
         mine._attempt = attempt  # noqa: SLF001 - of this very class
+        mine._begin()  # noqa: SLF001 - of this very class
         return mine
+
+    def _forgotten(self) -> None:
+        with self._lock:
+            self._known.clear()
+
+    def _begin(self) -> None:
+        self._packer = Packer(self.serde)
+        self._lock = threading.Lock()
+        self._waiting = Waiting()
+        # The last two tables of each namespace: what the next checkpoints will stand on.
+        self._known: collections.OrderedDict[str, list[tuple[str, Table]]] = (
+            collections.OrderedDict()
+        )
+
+    # ------------------------------------------------------------ reading
 
     def get_tuple(self, config: Any) -> CheckpointTuple | None:
         """The checkpoint that ``config`` names, or the latest of its namespace."""
-        return self._tuple(config, self._attempt.call("checkpoint.get", **_address(config)))
+        op, blobs, fields = self._asked(config)
+        return self._first(config, self._attempt.call(op, blobs, **fields))
 
     async def aget_tuple(self, config: Any) -> CheckpointTuple | None:
         """See :meth:`get_tuple`."""
-        reply = await self._attempt.acall("checkpoint.get", **_address(config))
-        return self._tuple(config, reply)
-
-    def put(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:  # noqa: ARG002 - LangGraph's
-        """Commit a checkpoint."""
-        fields, blobs = self._packed(config, checkpoint, metadata)
-        self._attempt.call("checkpoint.put", blobs, **fields)
-        return _config(config, fields["namespace"], fields["checkpoint_id"])
-
-    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:  # noqa: ARG002 - LangGraph's
-        """See :meth:`put`."""
-        fields, blobs = self._packed(config, checkpoint, metadata)
-        await self._attempt.acall("checkpoint.put", blobs, **fields)
-        return _config(config, fields["namespace"], fields["checkpoint_id"])
-
-    def put_writes(
-        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """Keep what a node wrote until its step is committed."""
-        fields, blobs = self._written(config, writes, task_id, task_path)
-        self._attempt.call("checkpoint.writes", blobs, **fields)
-
-    async def aput_writes(
-        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """See :meth:`put_writes`."""
-        fields, blobs = self._written(config, writes, task_id, task_path)
-        await self._attempt.acall("checkpoint.writes", blobs, **fields)
+        op, blobs, fields = self._asked(config)
+        return self._first(config, await self._attempt.acall(op, blobs, **fields))
 
     def list(
         self,
@@ -88,8 +88,13 @@ class PenstockSaver(BaseCheckpointSaver[int]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """The checkpoints of a namespace (of all, when none is named), newest first."""
-        reply = self._attempt.call("checkpoint.list", **_query(config, before, limit, filter))
-        yield from self._listed(config, reply, filter, limit)
+        query: dict[str, Any] | None = self._query(config, before, limit)
+        while query is not None:
+            reply = self._attempt.call("checkpoint.list", **query)
+            found = self._matching(reply, filter, limit)
+            yield from found
+            limit = None if limit is None else limit - len(found)
+            query = _next_page(query, reply, limit)
 
     async def alist(
         self,
@@ -100,125 +105,252 @@ class PenstockSaver(BaseCheckpointSaver[int]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """See :meth:`list`."""
-        query = _query(config, before, limit, filter)
-        reply = await self._attempt.acall("checkpoint.list", **query)
-        for found in self._listed(config, reply, filter, limit):
-            yield found
+        query: dict[str, Any] | None = self._query(config, before, limit)
+        while query is not None:
+            reply = await self._attempt.acall("checkpoint.list", **query)
+            found = self._matching(reply, filter, limit)
+            for one in found:
+                yield one
+            limit = None if limit is None else limit - len(found)
+            query = _next_page(query, reply, limit)
 
-    def _packed(self, config: Any, checkpoint: Any, metadata: Any) -> Packed:
-        """A checkpoint as the fields and blobs of its frame."""
-        encoding, data = self.serde.dumps_typed(checkpoint)
+    # ------------------------------------------------------------ writing
+
+    def put(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        """Commit a checkpoint, with what nodes wrote for it."""
+        table, taken, (op, blobs, fields) = self._put(config, checkpoint, metadata, new_versions)
+        try:
+            self._attempt.call(op, blobs, **fields)
+        except BaseException as error:
+            settle(taken, error)
+            raise
+        settle(taken)
+        return self._remembered(config, fields, checkpoint["id"], table)
+
+    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        """See :meth:`put`."""
+        table, taken, (op, blobs, fields) = self._put(config, checkpoint, metadata, new_versions)
+        try:
+            await self._attempt.acall(op, blobs, **fields)
+        except BaseException as error:
+            settle(taken, error)
+            raise
+        settle(taken)
+        return self._remembered(config, fields, checkpoint["id"], table)
+
+    def put_writes(
+        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Keep what a node wrote until its step is committed."""
+        place, held = self._written(config, writes, task_id, task_path)
+        if self._waiting.hold(place, held):
+            try:
+                held.settled.result(HELD_SECONDS)
+            except TimeoutError:
+                if not self._waiting.let_go(place, held):
+                    held.settled.result()
+                    return
+            else:
+                return
+        op, blobs, fields = _writes_call(place, held)
+        self._attempt.call(op, blobs, **fields)
+
+    async def aput_writes(
+        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """See :meth:`put_writes`."""
+        place, held = self._written(config, writes, task_id, task_path)
+        if self._waiting.hold(place, held):
+            settled = asyncio.wrap_future(held.settled)
+            await asyncio.wait((settled,), timeout=HELD_SECONDS)
+            if settled.done() or not self._waiting.let_go(place, held):
+                await settled
+                return
+        op, blobs, fields = _writes_call(place, held)
+        await self._attempt.acall(op, blobs, **fields)
+
+    # ------------------------------------------------------------ calls
+
+    def _asked(self, config: Any) -> Call:
+        found = get_checkpoint_id(config) or None
+        return "checkpoint.get", [], {"namespace": self._namespace(config), "checkpoint_id": found}
+
+    def _query(self, config: Any, before: Any, limit: int | None) -> dict[str, Any]:
+        known = (config or {}).get("configurable", {})
+        named = known.get("checkpoint_ns") is not None
+        return {
+            "namespace": self._namespace(config) if named else None,
+            "within": self._within(known["thread_id"]) if known and not named else None,
+            "checkpoint_id": get_checkpoint_id(config) if config else None,
+            "before": get_checkpoint_id(before) if before else None,
+            # Over several namespaces ids may repeat, so that no page could begin behind one.
+            "limit": (_PAGE if limit is None else min(limit, _PAGE)) if named else None,
+        }
+
+    def _put(
+        self, config: Any, checkpoint: Any, metadata: Any, new_versions: Mapping[str, Any]
+    ) -> tuple[Table, Sequence[Held], Call]:
+        """A checkpoint's table, the writes that go with it, and the call."""
+        namespace, parent = self._namespace(config), get_checkpoint_id(config) or None
+        with self._lock:
+            below = dict(self._known.get(namespace, ())).get(parent or "")
+        contents: dict[bytes, bytes] = {}
+        table, data = self._packer.table(below, checkpoint, new_versions, contents)
         kept: Any = get_checkpoint_metadata(config, metadata)
         kept.pop(TASK, None)
-        other, meta = self.serde.dumps_typed(kept)
-        known = config["configurable"]
+        _, packed = self.serde.dumps_typed(kept)
+        taken = self._waiting.take((namespace, parent))
+        for held in taken:
+            contents.update(held.contents)
         fields = {
-            "namespace": known.get("checkpoint_ns", ""),
+            "namespace": namespace,
             "checkpoint_id": checkpoint["id"],
-            "parent_id": known.get("checkpoint_id"),
-            "encoding": encoding if encoding == other else f"{encoding}/{other}",
+            "parent_id": parent,
+            "depth": table.depth,
+            "leans": below is not None,
+            "contents": len(contents),
+            "writes": [item for held in taken for item in held.items],
         }
-        return fields, [data, meta]
+        values = [value for held in taken for value in held.values]
+        return table, taken, ("checkpoint.put", [data, packed, *_joined(contents), *values], fields)
 
     def _written(
         self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
-    ) -> Packed:
-        """A node's writes as the fields and blobs of their frame."""
-        items, blobs = [], []
+    ) -> tuple[Place, Held]:
+        """What a node wrote, packed, and the checkpoint it belongs on."""
+        contents: dict[bytes, bytes] = {}
+        items, values = [], []
         for number, (channel, value) in enumerate(writes):
-            encoding, data = self.serde.dumps_typed(value)
-            number_ = WRITES_IDX_MAP.get(channel, number)
+            where = f"what node task {task_id} wrote to {channel!r}"
+            values.append(self._packer.write(value, where, contents))
             items.append(
-                {"number": number_, "channel": channel, "path": task_path, "encoding": encoding}
+                {
+                    "node_task": task_id,
+                    "number": WRITES_IDX_MAP.get(channel, number),
+                    "channel": channel,
+                    "path": task_path,
+                }
             )
-            blobs.append(data)
+        place = (self._namespace(config), config["configurable"]["checkpoint_id"])
+        return place, Held(items, values, contents)
+
+    def _remembered(
+        self, config: Any, fields: dict[str, Any], checkpoint_id: str, table: Table
+    ) -> Any:
+        self._remember(fields["namespace"], checkpoint_id, table)
         known = config["configurable"]
-        fields = {
-            "namespace": known.get("checkpoint_ns", ""),
-            "checkpoint_id": known["checkpoint_id"],
-            "node_task": task_id,
-            "items": items,
-        }
-        return fields, blobs
+        return config_of(known["thread_id"], known.get("checkpoint_ns", ""), checkpoint_id)
 
-    def _tuple(self, config: Any, reply: Reply) -> CheckpointTuple | None:
-        """The checkpoint in an answer."""
+    def _remember(self, namespace: str, checkpoint_id: str, table: Table) -> None:
+        with self._lock:
+            known = self._known.pop(namespace, [])
+            known = [one for one in known if one[0] != checkpoint_id][-1:]
+            self._known[namespace] = [*known, (checkpoint_id, table)]
+            if len(self._known) > _NAMESPACES:
+                self._known.popitem(last=False)
+
+    # ------------------------------------------------------------ answers
+
+    def _first(self, config: Any, reply: Reply) -> CheckpointTuple | None:
+        for found in self._tuples(reply, remember=True):
+            if get_checkpoint_id(config):
+                return found._replace(config=config)
+            thread = config["configurable"]["thread_id"]
+            found.config["configurable"]["thread_id"] = thread
+            return found
+        return None
+
+    def _matching(
+        self, reply: Reply, wanted: dict[str, Any] | None, limit: int | None
+    ) -> Sequence[CheckpointTuple]:
+        """The checkpoints of a page whose metadata has the wanted members."""
+        found: collections.deque[CheckpointTuple] = collections.deque()
+        for one in self._tuples(reply):
+            if limit is not None and len(found) >= limit:
+                break
+            metadata: Any = one.metadata
+            if all(metadata.get(key) == value for key, value in (wanted or {}).items()):
+                found.append(one)
+        return found
+
+    def _tuples(self, reply: Reply, *, remember: bool = False) -> Iterator[CheckpointTuple]:
         header, blobs = reply
-        if not header.get("found"):
-            return None
-        found = sorted(
-            zip(header.get("writes") or (), blobs[2:], strict=True),
-            key=lambda item: (item[0]["path"], item[0]["node_task"], item[0]["number"]),
-        )
-        writes = [
-            (item["node_task"], item["channel"], self.serde.loads_typed((item["encoding"], data)))
-            for item, data in found
-        ]
-        return self._unpacked(config, header, blobs, writes)
+        if not header.get("items"):
+            return
+        keys, count = blobs[0], header["contents"]
+        contents = {
+            keys[_KEY_BYTES * number : _KEY_BYTES * (number + 1)]: blobs[number + 1]
+            for number in range(count)
+        }
+        reader = Reader(self.serde, contents)
+        at = count + 1
+        for item in header["items"]:
+            written = len(item["writes"])
+            data, metadata, *values = blobs[at : at + 2 + written]
+            at += 2 + written
+            yield self._tuple(reader, item, data, metadata, values, remember=remember)
 
-    def _unpacked(
-        self, config: Any, header: dict[str, Any], blobs: Sequence[bytes], writes: Any
+    def _tuple(
+        self,
+        reader: Reader,
+        item: dict[str, Any],
+        data: bytes,
+        metadata: bytes,
+        values: Sequence[bytes],
+        *,
+        remember: bool,
     ) -> CheckpointTuple:
-        """A checkpoint from its frame's fields and first two blobs."""
-        encoding, _, other = header["encoding"].partition("/")
-        namespace = header.get("namespace")
-        if namespace is None:
-            namespace = config["configurable"].get("checkpoint_ns", "")
-        parent = header.get("parent_id")
-        metadata = self.serde.loads_typed((other or encoding, blobs[1]))
-        metadata[TASK] = header.get("task")
+        """One checkpoint of an answer."""
+        namespace, checkpoint_id = item["namespace"], item["checkpoint_id"]
+        thread, inner = self._named(namespace)
+        encoding, _, other = item["encoding"].partition("/")
+        if encoding:  # kept whole, by an older release of Penstock
+            checkpoint = self.serde.loads_typed((encoding, data))
+        else:
+            checkpoint, table = reader.table(data, item["depth"])
+            checkpoint["id"] = checkpoint_id
+            if remember:
+                self._remember(namespace, checkpoint_id, table)
+        known = self.serde.loads_typed((other or encoding or "msgpack", metadata))
+        known[TASK] = item["task"]
+        writes = [
+            (
+                one["node_task"],
+                one["channel"],
+                self.serde.loads_typed((one["encoding"], value))
+                if one["encoding"]
+                else reader.write(value),
+            )
+            for one, value in zip(item["writes"], values, strict=True)
+        ]
+        parent = item["parent_id"]
         return CheckpointTuple(
-            config=_config(config, namespace, header["checkpoint_id"]),
-            checkpoint=self.serde.loads_typed((encoding, blobs[0])),
-            metadata=metadata,
-            parent_config=_config(config, namespace, parent) if parent else None,
+            config=config_of(thread, inner, checkpoint_id),
+            checkpoint=checkpoint,
+            metadata=known,
+            parent_config=config_of(thread, inner, parent) if parent else None,
             pending_writes=writes,
         )
 
-    def _listed(
-        self, config: Any, reply: Reply, wanted: dict[str, Any] | None, limit: int | None
-    ) -> Iterator[CheckpointTuple]:
-        """The checkpoints of a listing whose metadata has the wanted members."""
-        header, blobs = reply
-        base = config or {"configurable": {"thread_id": self._attempt.session}}
-        count = 0
-        for number, item in enumerate(header["items"]):
-            pair = blobs[2 * number : 2 * number + 2]
-            found = self._unpacked(base, item, pair, [])
-            metadata: Any = found.metadata
-            if wanted and any(metadata.get(key) != value for key, value in wanted.items()):
-                continue
-            yield found
-            count += 1
-            if limit is not None and count >= limit:
-                return
 
-
-def _address(config: Any) -> dict[str, Any]:
-    """Which checkpoint a config means."""
-    known = config["configurable"]
-    return {
-        "namespace": known.get("checkpoint_ns", ""),
-        "checkpoint_id": get_checkpoint_id(config) or None,
+def _writes_call(place: Place, held: Held) -> Call:
+    fields = {
+        "namespace": place[0],
+        "checkpoint_id": place[1],
+        "contents": len(held.contents),
+        "writes": held.items,
     }
+    return "checkpoint.writes", [*_joined(held.contents), *held.values], fields
 
 
-def _query(config: Any, before: Any, limit: int | None, wanted: Any) -> dict[str, Any]:
-    """Which checkpoints a listing means; a filter on metadata is applied on this side."""
-    known = (config or {}).get("configurable", {})
-    return {
-        "namespace": known.get("checkpoint_ns"),
-        "before": get_checkpoint_id(before) if before else None,
-        "limit": None if wanted else limit,
-    }
+def _joined(contents: Mapping[bytes, bytes]) -> list[bytes]:
+    """Contents as they are sent: their keys in one piece, then each."""
+    return [b"".join(contents), *contents.values()] if contents else []
 
 
-def _config(config: Any, namespace: str, checkpoint_id: str) -> Any:
-    """The config that names a checkpoint."""
-    return {
-        "configurable": {
-            "thread_id": config["configurable"]["thread_id"],
-            "checkpoint_ns": namespace,
-            "checkpoint_id": checkpoint_id,
-        }
-    }
+def _next_page(query: dict[str, Any], reply: Reply, limit: int | None) -> dict[str, Any] | None:
+    """What to ask for behind a page, if there may be more."""
+    items = reply[0]["items"]
+    if query["limit"] is None or len(items) < query["limit"] or limit == 0:
+        return None
+    return {**query, "before": items[-1]["checkpoint_id"], "limit": _PAGE}

@@ -1,0 +1,77 @@
+"""What nodes wrote, waiting a moment for the checkpoint of their step to take it along.
+
+A step of one node writes and commits a moment later: one commit does for both. LangGraph saves
+writes in the background and waits for none of them, so that a moment's delay promises no less.
+What waits in vain goes alone: in a step of several nodes, what one wrote is on record while the
+others run. Whoever asked for a write to be kept is told only when it is on record.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Place = tuple[str, str | None]  # namespace as the supervisor knows it, checkpoint id
+
+HELD_SECONDS = 0.002
+
+
+class Held:
+    """What a node wrote, packed, until it is on record."""
+
+    __slots__ = ("contents", "items", "settled", "values")
+
+    def __init__(
+        self, items: list[dict[str, Any]], values: list[bytes], contents: dict[bytes, bytes]
+    ) -> None:
+        self.items = items
+        self.values = values
+        self.contents = contents
+        self.settled: Future[None] = Future()
+
+
+class Waiting:
+    """The writes of an attempt that wait, by the checkpoint they belong on."""
+
+    def __init__(self) -> None:
+        self._held: dict[Place, list[Held]] = {}
+        self._lock = threading.Lock()
+
+    def hold(self, place: Place, held: Held) -> bool:
+        """Let writes wait, unless they are of a kind that no checkpoint may follow."""
+        if any(item["number"] < 0 for item in held.items):
+            return False
+        with self._lock:
+            self._held.setdefault(place, []).append(held)
+        return True
+
+    def take(self, place: Place) -> list[Held]:
+        """All that waits for the checkpoint that stands on this one; to be settled by the taker."""
+        with self._lock:
+            return self._held.pop(place, [])
+
+    def let_go(self, place: Place, held: Held) -> bool:
+        """Take writes back; whether no checkpoint has taken them."""
+        with self._lock:
+            waiting = self._held.get(place, [])
+            if held not in waiting:
+                return False
+            waiting.remove(held)
+            if not waiting:
+                del self._held[place]
+            return True
+
+
+def settle(taken: Sequence[Held], error: BaseException | None = None) -> None:
+    """Tell those who wait for their writes what has become of them."""
+    for held in taken:
+        if held.settled.cancelled():
+            continue
+        if error is None:
+            held.settled.set_result(None)
+        else:
+            held.settled.set_exception(error)
