@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import operator
 import os
@@ -46,7 +47,7 @@ def build(steps: int, *, chat: bool) -> Any:
         )
         return graph
 
-    state = TypedDict("State", {"items": Annotated[list, operator.add]})  # type: ignore[operator]
+    state: Any = TypedDict("State", {"items": Annotated[list, operator.add]})
 
     async def add(state: dict[str, Any]) -> dict[str, Any]:
         return {"items": [text(len(state["items"]))]}
@@ -55,7 +56,7 @@ def build(steps: int, *, chat: bool) -> Any:
     names = [START, *(f"n{number}" for number in range(steps)), END]
     for name in names[1:-1]:
         graph.add_node(name, add)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in itertools.pairwise(names):
         graph.add_edge(first, second)
     return graph
 

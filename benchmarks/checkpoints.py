@@ -93,9 +93,7 @@ def install_peer() -> Path:
         subprocess.run(
             [uv_bin, "venv", "-q", "--clear", "--python", sys.executable, PEER], check=True
         )
-        subprocess.run(
-            [uv_bin, "pip", "install", "-q", "--python", python, *PEERS], check=True
-        )
+        subprocess.run([uv_bin, "pip", "install", "-q", "--python", python, *PEERS], check=True)
         complete.write_text(str(PEERS), encoding="utf-8")
     return python
 
@@ -149,7 +147,9 @@ class Watch:
 class Child:
     """A process that runs a graph, between its marks."""
 
-    def __init__(self, python: Path, saver: str, load: Load, where: str, fds: tuple[int, ...]):
+    def __init__(
+        self, python: Path, saver: str, load: Load, where: str, fds: tuple[int, ...]
+    ) -> None:
         command: list[Any] = [python, HERE / "checkpoint_graph.py", saver, "--where", where]
         command += ["--steps", str(load.steps), "--threads", str(load.threads)]
         command += ["--warm", str(WARM), *(["--chat"] if load.chat else [])]

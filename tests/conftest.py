@@ -41,8 +41,7 @@ class Database:
         """Changes the data behind Penstock's back."""
         if self.url is None:
             with contextlib.closing(sqlite3.connect(self.home / "penstock.sqlite")) as connection:
-                connection.execute(sql)
-                connection.commit()
+                connection.executescript(sql)  # one statement, or a migration's many
             return
         import asyncpg  # noqa: PLC0415 - unit tests need no database driver
 
