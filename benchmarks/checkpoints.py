@@ -35,8 +35,10 @@ import asyncpg
 import psutil
 import uv
 
+from penstock.domain.releases import Limits
 from penstock.domain.tasks import Claim
 from penstock.inside.frames import Decoder, encode
+from penstock.rules.limits import Terms
 from penstock.runtime.calls import answer_call
 from penstock.runtime.journals import Journal
 from penstock.store import Store, Transaction, sessions, tasks
@@ -247,7 +249,9 @@ async def prepared(store: Store, count: int) -> dict[int, Journal]:
             )  # fmt: skip
             return (await tasks.claim(tx, worker_id="w", limit=1))[0]
 
-        found[number] = Journal(store, await store.transact(work))
+        claim = await store.transact(work)
+        terms = Terms.of(Limits(), {}, claim.task.resource_class)
+        found[number] = Journal(store, claim, terms)
     return found
 
 

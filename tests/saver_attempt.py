@@ -7,9 +7,12 @@ import json
 from functools import partial
 
 from penstock.domain.errors import Conflict, Damaged, Stale
+from penstock.domain.releases import Limits
+from penstock.domain.tasks import TaskState
 from penstock.inside.attempts import Stopped
 from penstock.inside.channel import Refused
 from penstock.inside.frameworks.langgraph_saver import PenstockSaver
+from penstock.rules.limits import Terms
 from penstock.runtime.calls import answer_call
 from penstock.runtime.journals import Journal
 from penstock.store import sessions, tasks
@@ -20,7 +23,7 @@ class StoreAttempt:
     """What a saver sees of its attempt; its frames are taken apart as the real ones are."""
 
     def __init__(self, store, claim):
-        self.journal = Journal(store, claim)
+        self.journal = Journal(store, claim, Terms.of(Limits(), {}, claim.task.resource_class))
         self.session = claim.task.session_id
         self.task = claim.task.id
         self.loop = asyncio.get_running_loop()
@@ -73,8 +76,6 @@ async def claim_again(store, worker="w1"):
 
 async def finish(store, claim):
     """End a task."""
-    from penstock.domain.tasks import TaskState  # noqa: PLC0415 - used here only
-
     await store.transact(
         partial(
             tasks.finish, task_id=claim.task.id, epoch=claim.epoch, state=TaskState.COMPLETED,
