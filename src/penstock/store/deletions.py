@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from penstock.store import tasks
+from penstock.store import checkpoints, tasks
 from penstock.store.transaction import Transaction
 
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 # In this order: what is deleted by the tasks of a session goes before the tasks.
 _OF_TASKS = ("delete_exchanges", "delete_events", "delete_logs", "delete_steps")
-_OF_SESSION = ("delete_checkpoints", "delete_writes", "empty_session")
 
 
 async def live(tx: Transaction, session_id: str, *, task_id: str | None = None) -> list[str]:
@@ -40,8 +39,8 @@ async def stop(tx: Transaction, session_id: str, *, task_id: str | None = None) 
 async def delete_session(tx: Transaction, session_id: str) -> None:
     """Remove everything that was said and done in a session; nothing may run in it."""
     await _delete_tasks(tx, session_id, None)
-    for query in _OF_SESSION:
-        await tx.execute(f"deletions.{query}", session_id=session_id)
+    await checkpoints.delete_session(tx, session_id)
+    await tx.execute("deletions.empty_session", session_id=session_id)
     tx.notify("deleted", session_id)
 
 

@@ -104,14 +104,6 @@ delete from steps where task_id in (
 delete from tasks
 where session_id = :session_id and (cast(:task_id as text) is null or id = :task_id);
 
--- name: delete_checkpoints
--- The states of a session.
-delete from checkpoints where session_id = :session_id;
-
--- name: delete_writes
--- What nodes wrote on top of them.
-delete from checkpoint_writes where session_id = :session_id;
-
 -- name: empty_session
 -- What a rollout counts stays; whose session it was and what was noted about it does not.
 update sessions
