@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -21,15 +22,14 @@ class Ledger:
     asked: defaultdict = field(default_factory=lambda: defaultdict(list))  # call → times it came in
     answered: defaultdict = field(default_factory=lambda: defaultdict(list))  # call → last bytes
     tools: defaultdict = field(default_factory=lambda: defaultdict(list))  # (task, tool) → times
-    pids: dict = field(default_factory=dict)  # task → the process that works on it
-    latest: str = ""  # the task whose call was answered last
+    seen: defaultdict = field(default_factory=lambda: defaultdict(list))  # task → (time, process)
+    on_answer: Callable[[str], None] = lambda _: None  # called once a task's answer is out
     lock: threading.Lock = field(default_factory=threading.Lock)
-    answer: threading.Condition = field(default_factory=threading.Condition)
 
-    def await_answer(self, seconds):
-        """The task whose call is answered next: now its answer is out, and not committed yet."""
-        with self.answer:
-            return self.latest if self.answer.wait(seconds) else None
+    def pid(self, task):
+        """The process that was seen working on a task last."""
+        with self.lock:
+            return self.seen[task][-1][1] if self.seen[task] else None
 
 
 class LedgerServer:
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(url.query))
         with self.ledger.lock:
             if url.path == "/hello":
-                self.ledger.pids[query["task"]] = int(query["pid"])
+                self.ledger.seen[query["task"]].append((time.time(), int(query["pid"])))
             else:
                 self.ledger.tools[query["task"], query["tool"]].append(time.time())
         self._send(b"{}", "application/json")
@@ -99,9 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         with self.ledger.lock:
             self.ledger.answered[call].append(time.time())
-        with self.ledger.answer:
-            self.ledger.latest = call.split()[1]
-            self.ledger.answer.notify_all()
+        self.ledger.on_answer(call.split()[1])
 
     def _send(self, body, kind):
         self.send_response(200)
