@@ -83,6 +83,7 @@ class Killer:
             server = self._chance.choice(self._cluster.servers)
             what = self._chance.choice(("server", "zygote", "attempt", "attempt"))
             zygotes, attempts = server.processes()
+            zygotes = [process for process in zygotes if is_attempt(process.pid)]  # no build
             running = self._tasks_of({attempt.pid for attempt in attempts})
             if what == "server":
                 self.kills.append(Kill(time.time(), what, running))

@@ -12,6 +12,7 @@ import pytest
 from zygote_harness import SOURCE, is_alive, wait_until
 
 from penstock.actions.signing import SigningActions
+from penstock.domain.errors import BuildFailed
 from penstock.domain.releases import FileEntry, Isolation, Limits, Manifest, Policy
 from penstock.domain.tasks import TERMINAL
 from penstock.drivers.builders import Launch
@@ -69,11 +70,15 @@ class FolderBuilder:
 
     def __init__(self, folder, policy):
         self._folder, self._policy = folder, policy
+        self.failures = 0  # how often it cannot do what it is asked
 
     async def build(self, archive, *, ci=False):
         raise NotImplementedError
 
     async def prepare(self, found, fetch):
+        if self.failures:
+            self.failures -= 1
+            raise BuildFailed("the packages cannot be installed here")
         file = FileEntry(path="x", digest="0" * 64)
         manifest = Manifest(
             agent=AGENT, entrypoint="app:agent", python="3.11", code=(), prompts=(),
@@ -96,14 +101,16 @@ class World:
         self.store = Store(home=tmp_path / "home")
         self.workers = []
 
-    async def worker(self, isolation=Isolation.PROCESS, **limits):
+    async def worker(self, isolation=Isolation.PROCESS, *, failures=0, **limits):
         policy = Policy(
             limits=Limits(**{"time_seconds": 30.0, "attempts": 2, **limits}),
             isolation=isolation,
             evaluators={"completion": "app:good"},
         )
+        builder = FolderBuilder(self.folder / "project", policy)
+        builder.failures = failures
         found = Worker(
-            self.store, builder=FolderBuilder(self.folder / "project", policy),
+            self.store, builder=builder,
             gateway_url="http://127.0.0.1:9/gateway", concurrency=8,
             scratch=self.folder / "scratch",
         )  # fmt: skip
@@ -275,6 +282,12 @@ async def test_a_claim_that_landed_without_our_knowing_is_given_back(world):
     assert (await world.task(task)).state == "queued"
     worker._claims.start()
     assert (await world.ended(task)).losses == 1
+
+
+async def test_a_machine_that_cannot_prepare_a_release_costs_no_attempt(world):
+    await world.worker(attempts=1, failures=4)
+    task = await world.ended(await world.submit("work"))
+    assert (task.state, task.crashes) == ("completed", 0)
 
 
 async def test_a_process_that_talks_nonsense_ends_its_task(world):

@@ -88,15 +88,29 @@ def after_attempt(task: Task, ending: Ending, *, attempts: int, larger: bool = F
         crashes = task.crashes + 1
         if crashes >= attempts:
             return After(state=TaskState.DEAD_LETTERED, crashes=crashes, losses=task.losses)
-        delay = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2 ** (crashes - 1))
         return After(
-            state=TaskState.QUEUED, crashes=crashes, losses=task.losses, delay_seconds=delay
+            state=TaskState.QUEUED,
+            crashes=crashes,
+            losses=task.losses,
+            delay_seconds=_delay_seconds(crashes),
         )
     if ending is Ending.LOST:
         losses = task.losses + 1
-        state = TaskState.DEAD_LETTERED if losses >= MOST_LOSSES else TaskState.QUEUED
-        return After(state=state, crashes=task.crashes, losses=losses)
+        if losses >= MOST_LOSSES:
+            return After(state=TaskState.DEAD_LETTERED, crashes=task.crashes, losses=losses)
+        # The first worker that is lost says nothing; where several were, something is wrong.
+        return After(
+            state=TaskState.QUEUED,
+            crashes=task.crashes,
+            losses=losses,
+            delay_seconds=_delay_seconds(losses - 1) if losses > 1 else 0.0,
+        )
     return After(state=_STATES[ending], crashes=task.crashes, losses=task.losses)
+
+
+def _delay_seconds(count: int) -> float:
+    """How long to wait after so many failures, one being the first."""
+    return min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** (count - 1))
 
 
 def handed_back(task: Task) -> After:

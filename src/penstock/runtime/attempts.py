@@ -166,13 +166,19 @@ class Attempt:
             printing.cancel()
         await self._conclude(host, finish)
 
-    async def abandon(self, error: Exception) -> None:
-        """End an attempt that never got a process."""
+    async def abandon(self, error: Exception, *, ours: bool = False) -> None:
+        """End an attempt that never got a process.
+
+        Args:
+            error: what stood in the way.
+            ours: it was this machine that could not prepare the release, so that the task is
+                better off elsewhere, or later.
+        """
         failure = {"type": type(error).__name__, "message": str(error), "traceback": ""}
         if isinstance(failure_output := getattr(error, "output", None), str):
             failure["traceback"] = failure_output
         # A process that did not start, or has just ended, says nothing about the task.
-        ending = Ending.LOST if isinstance(error, Unavailable) else Ending.CRASH
+        ending = Ending.LOST if ours or isinstance(error, Unavailable) else Ending.CRASH
         await self._commit_end(Over(ending=ending, error=failure))
 
     async def _serve(self, host: Host, token: str) -> dict[str, Any] | None:

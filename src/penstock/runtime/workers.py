@@ -268,7 +268,7 @@ class Worker:
                 await self._sources.check(release, manifest)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not stay running
             with contextlib.suppress(Stale):
-                await self._attempt(claim, Policy(), claimed_at).abandon(error)
+                await self._attempt(claim, Policy(), claimed_at).abandon(error, ours=True)
             return
         attempt = self._attempt(claim, policy, claimed_at)
         self._attempts[claim.task.id, claim.epoch] = attempt

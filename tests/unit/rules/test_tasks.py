@@ -51,6 +51,15 @@ def test_a_process_that_dies_is_tried_again_later_each_time_and_then_no_more():
     assert delays == sorted(set(delays))
 
 
+def test_one_lost_worker_costs_no_time_and_several_in_a_row_some():
+    delays = [
+        after_attempt(a_task(losses=losses), Ending.LOST, attempts=1).delay_seconds
+        for losses in range(MOST_LOSSES - 1)
+    ]
+    assert delays[0] == 0
+    assert delays == sorted(set(delays))
+
+
 def test_a_lost_worker_is_not_the_tasks_fault_for_long():
     losses = 0
     for _ in range(MOST_LOSSES - 1):
