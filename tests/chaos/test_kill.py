@@ -21,7 +21,6 @@ from killers import Killer, moments, recoveries
 from ledger import LedgerServer
 from projects import CALLS, STEPS, TOOLS, write
 
-from postgres_database import fresh_database
 from server_process import providers
 
 KILLS = int(os.environ.get("PENSTOCK_CHAOS_KILLS", "120"))  # of each database
@@ -30,15 +29,6 @@ A_SECOND = 8.0
 CUSTOMERS = 24
 LEAST_AIMED_HITS = 0.3
 LONGEST_RECOVERY_SECONDS = 10.0
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def url(request):
-    if request.param == "sqlite":
-        yield None
-        return
-    async with fresh_database() as url:
-        yield url
 
 
 @pytest.mark.timeout(2400)

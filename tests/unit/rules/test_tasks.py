@@ -57,7 +57,8 @@ def test_one_lost_worker_costs_no_time_and_several_in_a_row_some():
         for losses in range(MOST_LOSSES - 1)
     ]
     assert delays[0] == 0
-    assert delays == sorted(set(delays))
+    assert delays[1] > 0
+    assert delays == sorted(delays)
 
 
 def test_a_lost_worker_is_not_the_tasks_fault_for_long():

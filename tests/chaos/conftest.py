@@ -1,0 +1,24 @@
+"""Databases that servers are attacked on."""
+
+from __future__ import annotations
+
+import pytest
+
+from postgres_database import fresh_database
+
+
+@pytest.fixture
+async def postgres_url():
+    """An empty database of the tests' PostgreSQL."""
+    async with fresh_database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def url(request):
+    """A database of each kind; None stands for SQLite."""
+    if request.param == "sqlite":
+        yield None
+        return
+    async with fresh_database() as url:
+        yield url
