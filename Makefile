@@ -9,7 +9,7 @@ BIN := .venv/bin
 PORT ?= 8700
 SEED ?= 1
 
-.PHONY: help up demo test test-fast check format bench bench-attempts proof-statistics equal-prompts lock clean
+.PHONY: help up demo test test-fast chaos check format bench bench-attempts proof-statistics equal-prompts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ test: .venv/dev ## all tests, with their own PostgreSQL and Redis (installed whe
 
 test-fast: .venv/dev ## the tests that need no server and no network, in seconds
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
+
+chaos: .venv/dev ## the fault matrix: thousands of kills, restarts, outages (about 30 min; SEED=1)
+	PENSTOCK_CHAOS_KILLS=1000 PENSTOCK_CHAOS_ROUNDS=10 PENSTOCK_CHAOS_SEED=$(SEED) \
+	  $(BIN)/python scripts/with_services.py -- $(BIN)/pytest tests/chaos $(ARGS)
 
 check: .venv/dev ## format, lint, types, floors
 	$(BIN)/ruff format --check .
