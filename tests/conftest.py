@@ -34,7 +34,7 @@ class Database:
         await store.open()
         self.opened.append(store)
         if self.url is not None:
-            await _listening(store)
+            await _listening(self, store)
         return store
 
     async def execute(self, sql: str) -> None:
@@ -88,19 +88,21 @@ async def store(database):
     return await database.open()
 
 
-async def _listening(store) -> None:
-    """Waits until notifications arrive, so that no test is quicker than the listener."""
+async def _listening(database: Database, store) -> None:
+    """Waits until what others tell arrives, so that no test is quicker than the listener."""
+    import asyncpg  # noqa: PLC0415 - unit tests need no database driver
+
     heard = asyncio.Event()
     unsubscribe = store.subscribe("probe", lambda _: heard.set())
-
-    async def probe(tx) -> None:
-        tx.notify("probe", "")
-
-    while not heard.is_set():
-        await store.transact(probe)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(heard.wait(), 0.02)
-    unsubscribe()
+    other = await asyncpg.connect(database.url)
+    try:
+        while not heard.is_set():
+            await other.execute("select pg_notify('penstock', 'another probe ')")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), 0.02)
+    finally:
+        await other.close()
+        unsubscribe()
 
 
 async def _close(database: Database) -> None:

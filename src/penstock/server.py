@@ -40,6 +40,7 @@ from penstock.actions.tasks import TaskActions
 from penstock.api.app import build_app
 from penstock.api.completions import Completions
 from penstock.api.dependencies import Actions
+from penstock.api.hot import HotRoutes
 from penstock.control.expiries import Expiries
 from penstock.control.replicas import Autoscaler
 from penstock.control.rollouts import Controller
@@ -186,7 +187,7 @@ class Server:
             tasks=TaskActions(store, worker.deltas, judges),
             ready=lambda: self._ready and worker.ready,
         )
-        api: Any = build_app(actions)
+        api: Any = HotRoutes(build_app(actions), actions)
         if self.role is Role.WORKER:
             api = _only(api, _OF_A_WORKER)
         app = _dispatcher(api, Completions(calls, worker.callers))

@@ -290,13 +290,13 @@ class TaskActions:
         async def work(tx: Transaction) -> Task:
             return await tasks.get(tx, task_id)
 
-        return await self._store.read(work)
+        return await self._store.glance(work)
 
     async def _events(self, task_id: str, after: int, limit: int) -> list[Event]:
         async def work(tx: Transaction) -> list[Event]:
             return await events.after(tx, task_id=task_id, after=after, limit=limit)
 
-        return await self._store.read(work)
+        return await self._store.glance(work)
 
 
 class _Bell:

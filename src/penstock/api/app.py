@@ -79,10 +79,10 @@ def build_app(actions: Actions) -> FastAPI:
     app.state.actions = actions
     for module in _MODULES:
         app.include_router(module.router)
-    app.add_exception_handler(PenstockError, _on_penstock_error)
+    app.add_exception_handler(PenstockError, on_penstock_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_fault)
+    app.add_exception_handler(Exception, on_fault)
 
     @app.get("/api/v1/openapi.json", include_in_schema=False)
     async def openapi(by: By) -> Response:  # noqa: ARG001 - it needs a key like everything else
@@ -111,7 +111,8 @@ def _error(status: int, code: str, message: str, hint: str | None, output: str =
     return answer({"error": body}, status, headers)
 
 
-async def _on_penstock_error(_: Request, error: Exception) -> Response:
+async def on_penstock_error(_: Request, error: Exception) -> Response:
+    """What a refusal looks like."""
     assert isinstance(error, PenstockError)
     output = error.output if isinstance(error, BuildFailed) else ""
     status = _STATUS.get(error.code, 400)
@@ -134,7 +135,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return _error(error.status_code, code, message, hint)
 
 
-async def _on_fault(request: Request, error: Exception) -> Response:
+async def on_fault(request: Request, error: Exception) -> Response:
+    """What a fault of ours looks like; the log has the rest."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     hint = "This is a fault of Penstock; the server's log says more."
     return _error(500, "error", "the server failed to do this", hint)

@@ -53,9 +53,9 @@ class Actions:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # ends open streams
 
 
-def actions(request: Request) -> Actions:
-    """The server's actions."""
-    return cast("Actions", request.app.state.actions)
+async def actions(request: Request) -> Actions:
+    """The server's actions. Async: the framework runs a plain function in a thread."""
+    return _actions(request)
 
 
 async def authenticated(request: Request) -> Actor:
@@ -69,7 +69,11 @@ async def authenticated(request: Request) -> Actor:
         raise Unauthenticated(
             "this route needs a key", hint="Send the header  Authorization: Bearer psk_…"
         )
-    return await actions(request).access.authenticate(key.strip())
+    return await _actions(request).access.authenticate(key.strip())
+
+
+def _actions(request: Request) -> Actions:
+    return cast("Actions", request.app.state.actions)
 
 
 Asked = Annotated[Actions, Depends(actions)]

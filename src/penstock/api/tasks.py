@@ -16,6 +16,8 @@ from penstock.domain.tasks import SETTLED, Task
 
 router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
 
+USUAL_WAIT_SECONDS = 30.0
+
 _CLIENT_GONE = 499  # nobody reads it
 
 Seconds = Annotated[float, Query(ge=0, le=600)]
@@ -95,7 +97,9 @@ async def delete_task(task_id: str, asked: Asked, by: By, *, force: bool = False
 
 
 @router.get("/{task_id}/wait")
-async def wait_for_task(task_id: str, asked: Asked, by: By, seconds: Seconds = 30.0) -> Response:
+async def wait_for_task(
+    task_id: str, asked: Asked, by: By, seconds: Seconds = USUAL_WAIT_SECONDS
+) -> Response:
     """The task once it has ended or waits for a person, or as it is when the time is over."""
     return answer(await asked.tasks.wait(by, task_id, seconds=seconds))
 

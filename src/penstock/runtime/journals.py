@@ -66,12 +66,10 @@ class Journal:
         """
         self._may_step()
 
-        async def work(tx: Transaction) -> int:
-            return await steps.commit(
-                tx, task_id=self._task.id, epoch=self._epoch, key=key, output=output, said=said
-            )
-
-        self.steps = await self._landing(work, self._step_landed(key))
+        commit = steps.of(
+            task_id=self._task.id, epoch=self._epoch, key=key, output=output, said=said
+        )
+        self.steps = await self._landing(lambda: self._store.commit(commit), self._step_landed(key))
         self.place += 1
 
     async def commit_checkpoint(
@@ -108,7 +106,7 @@ class Journal:
             )
 
         key = checkpoints.step_key(checkpoint)
-        self.steps = await self._landing(work, self._step_landed(key))
+        self.steps = await self._written(work, self._step_landed(key))
         self.place += 1
 
     async def commit(self, work: Work[None]) -> None:
@@ -120,7 +118,7 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
         """
-        await self._landing(work, None)  # what is there already is left or replaced
+        await self._written(work, None)  # what is there already is left or replaced
 
     async def commit_events(self, said: Said) -> None:
         """Keep events that must not wait for a step.
@@ -134,7 +132,7 @@ class Journal:
             if not await self._are_there(tx, said, before):
                 await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
 
-        await self._landing(work, None)
+        await self._written(work, None)
 
     async def commit_logs(self, pieces: Sequence[tuple[str, str]]) -> None:
         """Keep what was printed."""
@@ -147,7 +145,7 @@ class Journal:
             )
             return True
 
-        await self._landing(work, _there)  # pieces are numbered: they are there if these are
+        await self._written(work, _there)  # pieces are numbered: they are there if these are
 
     async def end(
         self,
@@ -227,7 +225,7 @@ class Journal:
             )
             return True
 
-        await self._landing(work, self._end_landed(after.state))
+        await self._written(work, self._end_landed(after.state))
 
     async def replay(self) -> list[dict[str, Any]]:
         """The steps that earlier attempts have committed; the place is at the last checkpoint."""
@@ -254,20 +252,28 @@ class Journal:
 
     # ------------------------------------------------------------ landing
 
-    async def _landing(
+    async def _written(
         self, work: Work[T], landed: Callable[[Transaction], Awaitable[T | None]] | None
     ) -> T:
-        """Commit ``work``, exactly once.
+        """Commit a unit of work, exactly once; see :meth:`_landing`."""
+        return await self._landing(lambda: self._store.transact(work), landed)
+
+    async def _landing(
+        self,
+        write: Callable[[], Awaitable[T]],
+        landed: Callable[[Transaction], Awaitable[T | None]] | None,
+    ) -> T:
+        """Commit what ``write`` writes, exactly once.
 
         Args:
-            work: what to commit; the fence refuses it once somebody else owns the task.
-            landed: what an earlier try has committed, or None if it has not; None when ``work``
+            write: commits; the fence refuses it once somebody else owns the task.
+            landed: what an earlier try has committed, or None if it has not; None when ``write``
                 may be done twice.
         """
         uncertain = False
         while True:
             try:
-                return await self._store.transact(work)
+                return await write()
             except Unavailable as error:
                 if not uncertain:
                     log.warning("task %s: %s; trying again", self._task.id, error)

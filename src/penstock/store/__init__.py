@@ -16,12 +16,13 @@ from typing import TypeVar
 
 from penstock.rules.checkpoints import Sealer
 from penstock.store.backups import Snapshot
+from penstock.store.commits import Commit
 from penstock.store.migrate import migrate_postgres, migrate_sqlite
 from penstock.store.postgres import PostgresDatabase
 from penstock.store.sqlite import SqliteDatabase
 from penstock.store.transaction import Line, Row, Transaction, Work
 
-__all__ = ["Line", "Row", "Store", "Transaction", "Work"]
+__all__ = ["Commit", "Line", "Row", "Store", "Transaction", "Work"]
 
 T = TypeVar("T")
 
@@ -63,9 +64,28 @@ class Store:
         """Run a unit of work and commit it; what it returns is durable."""
         return await self._database.transact(work)
 
+    async def commit(self, commit: Commit) -> int:
+        """Write what an attempt adds under its fence, and what it returns is durable.
+
+        Commits of several attempts that arrive together share a transaction.
+
+        Returns:
+            The task's committed steps.
+
+        Raises:
+            Stale: the epoch no longer owns the task; nothing was written.
+            Conflict: the step is on record already.
+            Unavailable: the database did not answer; the commit may have landed.
+        """
+        return await self._database.commit(commit)
+
     async def read(self, work: Work[T]) -> T:
         """Run a unit of work that only reads, on one snapshot."""
         return await self._database.read(work)
+
+    async def glance(self, work: Work[T]) -> T:
+        """Run a unit of work that is *one* statement, which reads: it needs no transaction."""
+        return await self._database.glance(work)
 
     def line(self) -> Line:
         """A way to the database that does not lead through this event loop, for one thread."""

@@ -9,10 +9,15 @@ import msgspec
 
 from penstock.domain.tasks import Event
 from penstock.rules.streams import EVENT_BYTES, bounded
-from penstock.store.transaction import Transaction
+from penstock.store.transaction import Transaction, Value
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+
+
+def text(data: Any) -> str:
+    """An event's data as it is kept."""
+    return bounded(_encode(data), EVENT_BYTES).decode()
 
 
 async def append(
@@ -23,9 +28,17 @@ async def append(
     The caller has just raised the task's counter by their number, which is what makes the numbers
     gap-free; readers hear of them at the commit.
     """
-    for seq, (kind, data) in enumerate(said, last - len(said) + 1):
-        text = bounded(_encode(data), EVENT_BYTES).decode()
-        await tx.execute("events.add", task_id=task_id, seq=seq, epoch=epoch, kind=kind, data=text)
+    rows: list[dict[str, Value]] = [
+        {
+            "task_id": task_id,
+            "seq": seq,
+            "epoch": epoch,
+            "kind": kind,
+            "data": text(data),
+        }
+        for seq, (kind, data) in enumerate(said, last - len(said) + 1)
+    ]
+    await tx.execute_many("events.add", rows)
     tx.notify("task", task_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.domain.tasks import LogLine
-from penstock.store.transaction import Transaction
+from penstock.store.transaction import Transaction, Value
 
 
 async def append(
@@ -15,15 +15,17 @@ async def append(
 
     There is no fence: what a late attempt printed was printed, and its epoch says whose it is.
     """
-    for number, (stream, text) in enumerate(pieces, first):
-        await tx.execute(
-            "logs.add",
-            task_id=task_id,
-            epoch=epoch,
-            number=number,
-            stream=stream,
-            text=text.replace("\x00", "\ufffd"),  # PostgreSQL keeps no NUL in a text
-        )
+    rows: list[dict[str, Value]] = [
+        {
+            "task_id": task_id,
+            "epoch": epoch,
+            "number": number,
+            "stream": stream,
+            "text": text.replace("\x00", "\ufffd"),  # PostgreSQL keeps no NUL in a text
+        }
+        for number, (stream, text) in enumerate(pieces, first)
+    ]
+    await tx.execute_many("logs.add", rows)
 
 
 async def of_task(

@@ -47,21 +47,19 @@ async def migrate_postgres(connection: Any) -> None:
     Raises:
         Conflict: the database was written by a newer Penstock.
     """
-    await connection.execute("select pg_advisory_lock($1)", _LOCK)
-    try:
+    # One transaction, so that it stays on one connection of a pooler, and is whole or not at all.
+    async with connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_TABLE)
         present = int(await connection.fetchval("select max(version) from migrations") or 0)
         known = migrations("postgres")
         _refuse_newer(present, known)
         for version, name, sql in known:
             if version > present:
-                async with connection.transaction():
-                    await connection.execute(sql)
-                    await connection.execute(
-                        "insert into migrations (version, name) values ($1, $2)", version, name
-                    )
-    finally:
-        await connection.execute("select pg_advisory_unlock($1)", _LOCK)
+                await connection.execute(sql)
+                await connection.execute(
+                    "insert into migrations (version, name) values ($1, $2)", version, name
+                )
 
 
 def _refuse_newer(present: int, known: list[tuple[int, str, str]]) -> None:

@@ -1,25 +1,30 @@
-"""PostgreSQL through asyncpg: a small pool, and one connection that listens."""
+"""PostgreSQL through asyncpg: a small pool, and one connection that listens.
+
+An address with ``?pgbouncer=true`` leads to a pooler in transaction mode: statements are not kept
+prepared then, and every read is a transaction, so that it stays on one server connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
 from penstock.domain.errors import Conflict, Unavailable
+from penstock.store.commits import Commit
+from penstock.store.groups import Groups
+from penstock.store.notices import Notices, send
 from penstock.store.queries import Query, load
-from penstock.store.transaction import Line, Row, Value, Work
-
-log = logging.getLogger(__name__)
+from penstock.store.transaction import Line, Row, Value, Values, Work
 
 T = TypeVar("T")
 
 _POOL = 7  # with the one that listens, a worker's heartbeat and a backup's: ten per process
-_CHANNEL = "penstock"
+_POOLER = "pgbouncer"  # the parameter of an address that says so
 _RETRIES = 5
 _CHUNK_ROWS = 1000
 _CHUNK_BYTES = 1 << 20
@@ -43,32 +48,32 @@ class _Transaction:
     def __init__(self, connection: Any, queries: dict[str, Query]) -> None:
         self._connection = connection
         self._queries = queries
-        self._notices: list[str] = []
+        self.notices: list[tuple[str, str]] = []
 
-    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+    async def fetch_all(self, query: str, /, **parameters: Values) -> Sequence[Row]:
         sql, values = self._bind(query, parameters)
         return cast("Sequence[Row]", await self._connection.fetch(sql, *values))
 
-    async def fetch_one(self, query: str, /, **parameters: Value) -> Row | None:
+    async def fetch_one(self, query: str, /, **parameters: Values) -> Row | None:
         sql, values = self._bind(query, parameters)
         return cast("Row | None", await self._connection.fetchrow(sql, *values))
 
-    async def execute(self, query: str, /, **parameters: Value) -> int:
+    async def execute(self, query: str, /, **parameters: Values) -> int:
         sql, values = self._bind(query, parameters)
         status: str = await self._connection.execute(sql, *values)
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
+    async def execute_many(self, query: str, rows: Sequence[Mapping[str, Value]], /) -> None:
+        if rows:
+            compiled = self._queries[query]
+            values = [[row[name] for name in compiled.parameters] for row in rows]
+            await self._connection.executemany(compiled.sql, values)
+
     def notify(self, channel: str, payload: str) -> None:
-        self._notices.append(f"{channel} {payload}")
+        self.notices.append((channel, payload))
 
-    async def send_notices(self) -> None:
-        if self._notices:
-            await self._connection.execute(
-                "select pg_notify($1, n) from unnest($2::text[]) n", _CHANNEL, self._notices
-            )
-
-    def _bind(self, query: str, parameters: dict[str, Value]) -> tuple[str, list[Value]]:
+    def _bind(self, query: str, parameters: dict[str, Any]) -> tuple[str, list[Any]]:
         compiled = self._queries[query]
         return compiled.sql, [parameters[name] for name in compiled.parameters]
 
@@ -82,7 +87,7 @@ class _Snapshot:
         self._tx = _Transaction(connection, load("postgres"))
         self._connection = connection
 
-    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+    async def fetch_all(self, query: str, /, **parameters: Values) -> Sequence[Row]:
         with _readable():
             return await self._tx.fetch_all(query, **parameters)
 
@@ -109,11 +114,15 @@ def _readable() -> Iterator[None]:
         raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
 
 
+_no_transaction = contextlib.nullcontext
+
+
 class _Line:
     """One connection, made when it is first needed and again when it has gone."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._url = url
+        self._options = options
         self._queries = load("postgres")
         self._connection: Any = None
 
@@ -121,12 +130,12 @@ class _Line:
         connection = self._connection
         try:
             if connection is None or connection.is_closed():
-                connection = await asyncpg.connect(self._url)
+                connection = await asyncpg.connect(self._url, **self._options)
                 self._connection = connection
             async with connection.transaction():
                 tx = _Transaction(connection, self._queries)
                 result = await work(tx)
-                await tx.send_notices()
+                await send(connection, tx.notices)
                 return result
         except _GONE as error:
             self._drop()
@@ -154,10 +163,12 @@ class PostgresDatabase:
 
     def __init__(self, url: str, deliver: Callable[[str, str], None]) -> None:
         """Remember ``url``; ``deliver`` receives notifications on the event loop."""
-        self._url = url
-        self._deliver = deliver
+        self._url, self._pooled = _address(url)
+        self._options: dict[str, Any] = {"statement_cache_size": 0} if self._pooled else {}
         self._queries = load("postgres")
         self._pool: asyncpg.Pool[Any] | None = None
+        self._notices = Notices(deliver)
+        self._groups = Groups(self.transact, self.transact if self._pooled else self._single)
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, migrate: Callable[[Any], Awaitable[None]]) -> None:
@@ -168,7 +179,7 @@ class PostgresDatabase:
             Conflict: the schema is newer than this program.
         """
         try:
-            connection = await asyncpg.connect(self._url, timeout=10)
+            connection = await asyncpg.connect(self._url, timeout=10, **self._options)
         except (OSError, asyncpg.PostgresError, TimeoutError) as error:
             raise Unavailable(
                 f"PostgreSQL does not answer: {error}",
@@ -178,7 +189,9 @@ class PostgresDatabase:
             await migrate(connection)
         finally:
             await connection.close()
-        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=_POOL)
+        self._pool = await asyncpg.create_pool(
+            self._url, min_size=1, max_size=_POOL, reset=_as_it_is, **self._options
+        )
         self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
 
     async def scrub(self) -> bool:
@@ -187,6 +200,7 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """Stop listening and close the pool."""
+        await self._groups.close()
         if self._listening is not None:
             self._listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -197,13 +211,44 @@ class PostgresDatabase:
 
     async def transact(self, work: Work[T]) -> T:
         """Run ``work`` in a transaction; begins again when the database says so."""
+        return await self._write(work, whole=True)
+
+    async def commit(self, commit: Commit) -> int:
+        """Write a commit, together with those that wait at the same moment."""
+        return await self._groups.commit(commit)
+
+    def line(self) -> Line:
+        """A connection apart from the pool, for another thread's event loop."""
+        return _Line(self._url, self._options)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run ``work`` on one snapshot; it may not write."""
+        return await self._read(work, isolation="repeatable_read", readonly=True)
+
+    async def glance(self, work: Work[T]) -> T:
+        """Run ``work``, which is one statement that reads."""
+        return await (self._read(work, readonly=True) if self._pooled else self._read(work))
+
+    async def _read(self, work: Work[T], **transaction: Any) -> T:
+        try:
+            async with self._connection() as connection:
+                begun = connection.transaction(**transaction) if transaction else _no_transaction()
+                async with begun:
+                    return await work(_Transaction(connection, self._queries))
+        except _GONE as error:
+            raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
+
+    async def _single(self, work: Work[T]) -> T:
+        """Run ``work``, which is one statement that writes: it is a transaction by itself."""
+        return await self._write(work, whole=False)
+
+    async def _write(self, work: Work[T], *, whole: bool) -> T:
         for left in range(_RETRIES, -1, -1):
             try:
-                async with self._connection() as connection, connection.transaction():
+                async with self._connection() as connection:
                     tx = _Transaction(connection, self._queries)
-                    result = await work(tx)
-                    await tx.send_notices()
-                    return result
+                    async with connection.transaction() if whole else _no_transaction():
+                        result = await work(tx)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if not left:
                     raise
@@ -211,22 +256,10 @@ class PostgresDatabase:
                 raise Conflict(f"the database refused the write: {error}") from error
             except _GONE as error:
                 raise Unavailable(f"PostgreSQL did not take the write: {error}") from error
+            else:
+                self._notices.tell(tx.notices)
+                return result
         raise AssertionError("unreachable")
-
-    def line(self) -> Line:
-        """A connection apart from the pool, for another thread's event loop."""
-        return _Line(self._url)
-
-    async def read(self, work: Work[T]) -> T:
-        """Run ``work`` on one snapshot; it may not write."""
-        try:
-            async with (
-                self._connection() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                return await work(_Transaction(connection, self._queries))
-        except _GONE as error:
-            raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[_Snapshot]:
@@ -239,7 +272,7 @@ class PostgresDatabase:
             raise Unavailable("the database is closed")
         with _readable():
             # A connection of its own: this may take an hour, and the pool is small.
-            connection = await asyncpg.connect(self._url, timeout=10)
+            connection = await asyncpg.connect(self._url, timeout=10, **self._options)
         try:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 with _readable():
@@ -257,17 +290,37 @@ class PostgresDatabase:
     async def _listen(self) -> None:
         while True:
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection = await asyncpg.connect(self._url, timeout=10)
+                connection = await asyncpg.connect(
+                    self._url,
+                    timeout=10,
+                    # Nothing is lost with a wake-up, so none waits for the disk.
+                    server_settings={"synchronous_commit": "off"},
+                    **self._options,
+                )
                 gone = asyncio.Event()
                 connection.add_termination_listener(lambda _, gone=gone: gone.set())
+                speaking = asyncio.ensure_future(self._notices.exchange(connection))
+                ended = asyncio.ensure_future(gone.wait())
                 try:
-                    await connection.add_listener(_CHANNEL, self._heard)
-                    await gone.wait()
+                    await asyncio.wait({speaking, ended}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
+                    ended.cancel()
+                    speaking.cancel()
+                    with contextlib.suppress(Exception, asyncio.CancelledError):
+                        await speaking
                     await connection.close(timeout=2)
             # Notifications are a wake-up, never the truth: what was missed is found by polling.
             await asyncio.sleep(1)
 
-    def _heard(self, _connection: Any, _pid: int, _channel: str, message: object) -> None:
-        channel, _, payload = str(message).partition(" ")
-        self._deliver(channel, payload)
+
+async def _as_it_is(_: Any) -> None:
+    """Nothing is to be undone when a connection goes back: no query leaves a session's state."""
+
+
+def _address(url: str) -> tuple[str, bool]:
+    """The address without the parameter that is ours, and whether a pooler is there."""
+    parts = urlsplit(url)
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in parameters if name != _POOLER]
+    pooled = any(name == _POOLER and value in ("true", "1") for name, value in parameters)
+    return urlunsplit(parts._replace(query=urlencode(kept))), pooled

@@ -14,15 +14,17 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from penstock.domain.errors import Conflict, Unavailable
 from penstock.kit.clock import BootClock, Clock
+from penstock.store.commits import Commit, apply
 from penstock.store.queries import Query, load
-from penstock.store.transaction import Line, Row, Value, Work
+from penstock.store.transaction import Line, Row, Value, Values, Work
 
 T = TypeVar("T")
 
@@ -51,22 +53,26 @@ class _Transaction:
         self._queries = queries
         self.notices: list[tuple[str, str]] = []
 
-    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+    async def fetch_all(self, query: str, /, **parameters: Values) -> Sequence[Row]:
         return cast("Sequence[Row]", self._run(query, parameters).fetchall())
 
-    async def fetch_one(self, query: str, /, **parameters: Value) -> Row | None:
+    async def fetch_one(self, query: str, /, **parameters: Values) -> Row | None:
         cursor = self._run(query, parameters)
         row = cursor.fetchone()
         cursor.close()
         return cast("Row | None", row)
 
-    async def execute(self, query: str, /, **parameters: Value) -> int:
+    async def execute(self, query: str, /, **parameters: Values) -> int:
         return self._run(query, parameters).rowcount
+
+    async def execute_many(self, query: str, rows: Sequence[Mapping[str, Value]], /) -> None:
+        if rows:
+            self._connection.executemany(self._queries[query].sql, rows)
 
     def notify(self, channel: str, payload: str) -> None:
         self.notices.append((channel, payload))
 
-    def _run(self, query: str, parameters: dict[str, Value]) -> sqlite3.Cursor:
+    def _run(self, query: str, parameters: dict[str, Any]) -> sqlite3.Cursor:
         return self._connection.execute(self._queries[query].sql, parameters)
 
 
@@ -80,7 +86,7 @@ class _Snapshot:
         self._thread = thread
         self._queries = load("sqlite")
 
-    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+    async def fetch_all(self, query: str, /, **parameters: Values) -> Sequence[Row]:
         def fetch() -> list[Row]:
             return self._connection.execute(self._queries[query].sql, parameters).fetchall()
 
@@ -202,6 +208,10 @@ class SqliteDatabase:
         """Run ``work`` and commit it; returns once it is on disk."""
         return await self._submit(self._writes, work)
 
+    async def commit(self, commit: Commit) -> int:
+        """Write a commit; the task's committed steps."""
+        return await self._submit(self._writes, partial(apply, commit=commit))
+
     def line(self) -> Line:
         """A way to write from another thread's event loop."""
         return _Line(self)
@@ -225,6 +235,10 @@ class SqliteDatabase:
                 return not row[0]
 
         return not self._threads or await asyncio.to_thread(truncate)
+
+    async def glance(self, work: Work[T]) -> T:
+        """Run ``work``, which is one statement that reads."""
+        return await self._submit(self._reads, work)
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[_Snapshot]:
@@ -290,6 +304,10 @@ class SqliteDatabase:
     def _commit_group(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
         try:
             connection.execute("begin immediate")
+            if len(group) == 1:
+                self._drive(connection, group[0])
+                connection.execute("commit" if group[0].error is None else "rollback")
+                return
             for job in group:
                 connection.execute("savepoint work")
                 self._drive(connection, job)

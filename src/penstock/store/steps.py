@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from penstock.store import tasks
+from penstock.store.commits import Commit, Step, apply
 from penstock.store.transaction import Transaction
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+
+
+def of(
+    *, task_id: str, epoch: int, key: str, output: Any, said: Sequence[tuple[str, Any]]
+) -> Commit:
+    """The commit of a step's result, with the events before it."""
+    return Commit(
+        task_id=task_id,
+        epoch=epoch,
+        said=[*said, ("step", {"key": key})],
+        step=Step(key=key, kind="step", output=_encode(output).decode()),
+    )
 
 
 async def commit(
@@ -20,7 +33,7 @@ async def commit(
     epoch: int,
     key: str,
     output: Any,
-    said: list[tuple[str, Any]],
+    said: Sequence[tuple[str, Any]],
 ) -> int:
     """Keep a step's result under the fence, with the events before it; the committed steps.
 
@@ -28,18 +41,7 @@ async def commit(
         Stale: the epoch no longer owns the task; nothing was written.
         Conflict: the step is on record already.
     """
-    events = [*said, ("step", {"key": key})]
-    number = await tasks.advance(tx, task_id=task_id, epoch=epoch, steps=1, said=events)
-    await tx.execute(
-        "steps.add",
-        task_id=task_id,
-        key=key,
-        number=number,
-        epoch=epoch,
-        kind="step",
-        output=_encode(output).decode(),
-    )
-    return number
+    return await apply(tx, of(task_id=task_id, epoch=epoch, key=key, output=output, said=said))
 
 
 async def journal(tx: Transaction, task_id: str) -> list[dict[str, Any]]:

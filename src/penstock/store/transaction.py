@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 Row = Mapping[str, Any]
 Value = str | int | float | bytes | None
+Values = Value | Sequence[Value]  # a sequence is an array, which only PostgreSQL has
 
 T = TypeVar("T")
 
@@ -19,16 +20,20 @@ T = TypeVar("T")
 class Transaction(Protocol):
     """One transaction: named queries and notifications that leave with the commit."""
 
-    async def fetch_all(self, query: str, /, **parameters: Value) -> Sequence[Row]:
+    async def fetch_all(self, query: str, /, **parameters: Values) -> Sequence[Row]:
         """Every row the query returns."""
         ...
 
-    async def fetch_one(self, query: str, /, **parameters: Value) -> Row | None:
+    async def fetch_one(self, query: str, /, **parameters: Values) -> Row | None:
         """The first row, or nothing."""
         ...
 
-    async def execute(self, query: str, /, **parameters: Value) -> int:
+    async def execute(self, query: str, /, **parameters: Values) -> int:
         """Run a statement; the number of rows it changed."""
+        ...
+
+    async def execute_many(self, query: str, rows: Sequence[Mapping[str, Value]], /) -> None:
+        """Run a statement once for every row of parameters, on one trip."""
         ...
 
     def notify(self, channel: str, payload: str) -> None:

@@ -1,0 +1,250 @@
+"""Commits of several attempts that arrive together share a transaction, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from functools import partial
+
+import pytest
+
+from penstock.domain.errors import Conflict, Stale, Unavailable
+from penstock.domain.releases import Limits
+from penstock.rules.limits import Terms
+from penstock.runtime.journals import Journal
+from penstock.store import Commit, events, sessions, steps, tasks
+from penstock.store.commits import apply
+from rollout_world import AGENT, ENVIRONMENT, release
+
+COUNT = 8
+
+
+@pytest.fixture
+async def claims(store):
+    """Running tasks ``task_1`` to ``task_8``, each of a session of its own."""
+    digest = (await release(store, "one")).digest
+
+    async def work(tx):
+        for n in range(1, COUNT + 1):
+            await sessions.add(
+                tx, session_id=f"ses_{n}", agent=AGENT, environment=ENVIRONMENT, release=digest,
+                user_id=None, metadata={}, rollout_id=None, arm=None, judge=None,
+            )  # fmt: skip
+            await tasks.add(
+                tx, task_id=f"task_{n}", session_id=f"ses_{n}", agent=AGENT,
+                environment=ENVIRONMENT, release=digest, given=None,
+            )  # fmt: skip
+        return await tasks.claim(tx, worker_id="w1", limit=COUNT)
+
+    found = await store.transact(work)
+    return {claim.task.id: claim for claim in found}
+
+
+def step(n, key="a#1", *, epoch=1, said=(), output=None):
+    return steps.of(task_id=f"task_{n}", epoch=epoch, key=key, output=output, said=list(said))
+
+
+async def journal(store, n):
+    return await store.read(partial(steps.journal, task_id=f"task_{n}"))
+
+
+async def told(store, n):
+    found = await store.read(partial(events.after, task_id=f"task_{n}", after=0, limit=100))
+    assert [event.seq for event in found] == list(range(1, len(found) + 1))
+    return [event.kind for event in found]
+
+
+async def together(store, *commits):
+    return await asyncio.gather(*map(store.commit, commits), return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def held(database, *numbers):
+    """Rows of tasks that somebody else holds: whoever wants to commit there must wait."""
+    import asyncpg  # noqa: PLC0415 - only where there is a server
+
+    holder, other = [await asyncpg.connect(database.url) for _ in range(2)]
+    holding = holder.transaction()
+    await holding.start()
+    ids = [f"task_{n}" for n in numbers]
+    await holder.execute("select 1 from tasks where id = any($1) for update", ids)
+    try:
+        yield other
+    finally:
+        await holding.rollback()
+        await holder.close()
+        await other.close()
+
+
+async def blocked(connection, count):
+    """Waits until so many sessions wait for a lock."""
+    query = (
+        "select count(*) from pg_stat_activity"
+        " where wait_event_type = 'Lock' and datname = current_database()"
+    )
+    while await connection.fetchval(query) < count:
+        await asyncio.sleep(0.01)
+
+
+async def busy_lanes(store, other):
+    """Both lanes, waiting for ``task_1`` and ``task_2``: what comes now must gather."""
+    first = asyncio.create_task(store.commit(step(1)))
+    await blocked(other, 1)
+    second = asyncio.create_task(store.commit(step(2)))
+    await blocked(other, 2)
+    return [first, second]
+
+
+async def test_every_member_lands_with_its_own_number_and_events(store, claims):
+    answers = await together(
+        store, *(step(n, said=[("x", i) for i in range(n)]) for n in range(1, COUNT + 1))
+    )
+    assert answers == [1] * COUNT
+    for n in range(1, COUNT + 1):
+        assert await told(store, n) == ["started", *["x"] * n, "step"]
+        assert await journal(store, n) == [{"key": "a#1", "output": None}]
+
+
+async def test_a_stale_member_is_refused_alone(store, claims):
+    answers = await together(store, step(1), step(2, epoch=7), step(3), step(4, epoch=0))
+    assert [type(answer) for answer in answers] == [int, Stale, int, Stale]
+    assert await journal(store, 2) == []
+    assert await told(store, 2) == ["started"]
+    assert len(await journal(store, 1)) == len(await journal(store, 3)) == 1
+
+
+async def test_a_step_on_record_is_refused_alone(store, claims):
+    await store.commit(step(2))
+    answers = await together(store, step(1), step(2, said=[("x", 1)]), step(3))
+    assert [type(answer) for answer in answers] == [int, Conflict, int]
+    assert await told(store, 2) == ["started", "step"]
+    assert [len(await journal(store, n)) for n in (1, 2, 3)] == [1, 1, 1]
+
+
+async def test_what_cannot_be_written_is_its_own_error(store, claims):
+    def broken(_number):
+        return [("logs.add", [{"task_id": "task_2"}])]
+
+    bad = Commit(task_id="task_2", epoch=1, said=[("x", 1)], rows=broken)
+    mute = Commit(task_id="task_4", epoch=1, said=[("x", object())])
+    answers = await together(store, step(1), bad, step(3), mute)
+    assert isinstance(answers[1], Exception)
+    assert isinstance(answers[3], TypeError)
+    assert answers[0] == answers[2] == 1
+    assert await told(store, 2) == await told(store, 4) == ["started"]
+
+
+async def test_rows_belong_to_their_step(store, claims):
+    def rows(number):
+        line = {"task_id": "task_1", "epoch": 1, "stream": "stdout", "text": "t"}
+        return [("logs.add", [{**line, "number": number}, {**line, "number": number + 1}])]
+
+    whole = Commit(task_id="task_1", epoch=1, step=step(1).step, rows=rows)
+    assert await together(store, whole, step(2)) == [1, 1]
+    found = await store.read(partial(logs_of, "task_1"))
+    assert [line.number for line in found] == [1, 2]
+
+
+async def logs_of(task_id, tx):
+    from penstock.store import logs  # noqa: PLC0415 - one test's
+
+    return await logs.of_task(tx, task_id)
+
+
+async def test_one_task_commits_in_its_order(store, claims):
+    answers = await together(store, *(step(1, key=f"a#{i}") for i in range(20)), step(2))
+    assert answers == [*range(1, 21), 1]
+    assert [done["key"] for done in await journal(store, 1)] == [f"a#{i}" for i in range(20)]
+
+
+async def test_only_what_was_committed_is_told(store, claims):
+    heard = []
+    store.subscribe("task", heard.append)
+    await together(store, step(1), step(2, epoch=7), step(3))
+    assert sorted(set(heard)) == ["task_1", "task_3"]
+
+
+async def test_as_a_unit_of_work_it_is_the_same(store, claims):
+    assert await store.transact(partial(apply, commit=step(1, said=[("x", 1)]))) == 1
+    with pytest.raises(Stale):
+        await store.transact(partial(apply, commit=step(1, key="b#1", epoch=7)))
+    assert await told(store, 1) == ["started", "x", "step"]
+
+
+# ---------------------------------------------------------------- what only PostgreSQL can do
+
+
+async def test_those_who_wait_share_one_transaction(database, store, claims):
+    if database.url is None:
+        pytest.skip("on SQLite the writer thread groups what is queued")
+    async with held(database, 1, 2) as other:
+        lanes = await busy_lanes(store, other)
+        waiting = [asyncio.create_task(store.commit(step(n))) for n in (3, 4, 5, 6)]
+        await asyncio.sleep(0)  # they are in line
+    assert await asyncio.gather(*lanes, *waiting) == [1] * 6
+    async with held(database) as other:
+        query = "select count(distinct xmin::text) from steps where task_id = any($1)"
+        assert await other.fetchval(query, ["task_3", "task_4", "task_5", "task_6"]) == 1
+
+
+async def test_a_caller_that_gives_up_takes_nobody_along(database, store, claims):
+    if database.url is None:
+        pytest.skip("on SQLite nobody waits for a row")
+    async with held(database, 1, 2) as other:
+        lanes = await busy_lanes(store, other)
+        waiting = [asyncio.create_task(store.commit(step(n))) for n in (3, 4)]
+        await asyncio.sleep(0)
+        lanes[0].cancel()  # it is being written: it may land
+        waiting[0].cancel()  # it was not begun: it may not
+        await asyncio.wait({lanes[0], waiting[0]})
+    assert await asyncio.gather(lanes[1], waiting[1]) == [1, 1]
+    assert await journal(store, 3) == []
+    assert await store.commit(step(3, key="b#1")) == 1
+
+
+async def test_a_cut_in_the_middle_is_told_to_every_member(database, store, claims):
+    if database.url is None:
+        pytest.skip("SQLite has no connection that could be cut")
+    cut = (
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where wait_event_type = 'Lock' and datname = current_database()"
+    )
+    async with held(database, 1, 2, 3) as other:
+        lanes = await busy_lanes(store, other)
+        group = [asyncio.create_task(store.commit(step(n))) for n in (3, 4, 5)]
+        await asyncio.sleep(0)  # they are in line
+        await other.execute(cut)
+        lost = await asyncio.gather(*lanes, return_exceptions=True)
+        await blocked(other, 1)  # the group is being written
+        await other.execute(cut)
+        lost += await asyncio.gather(*group, return_exceptions=True)
+    assert [type(one) for one in lost] == [Unavailable] * 5
+    assert [await journal(store, n) for n in range(1, 6)] == [[]] * 5
+    assert await together(store, *(step(n) for n in range(1, 6))) == [1] * 5
+
+
+async def test_a_member_whose_answer_was_lost_is_read_again(store, claims, monkeypatch):
+    """The commit of a group lands, its answer does not: each journal finds its own step."""
+    real = store.commit
+
+    async def unheard(commit):
+        await real(commit)
+        monkeypatch.setattr(store, "commit", real)
+        raise Unavailable("the answer was lost")
+
+    mine = Journal(store, claims["task_1"], Terms(own=Limits(), caps={}, limits=Limits()))
+    monkeypatch.setattr(store, "commit", unheard)
+    await mine.commit_step("a#1", 1, [])
+    assert mine.steps == 1
+    assert await journal(store, 1) == [{"key": "a#1", "output": 1}]
+
+
+async def test_servers_hear_of_each_others_commits(database, store, claims):
+    if database.url is None:
+        pytest.skip("SQLite has one server")
+    heard = asyncio.Event()
+    other = await database.open()
+    other.subscribe("task", lambda task_id: heard.set() if task_id == "task_1" else None)
+    await store.commit(step(1))
+    async with asyncio.timeout(20):
+        await heard.wait()
