@@ -73,7 +73,7 @@ async def test_a_waiting_task_keeps_its_place_and_gives_up_everything_else(store
     assert (task.state, task.waits, task.worker_id) == (TaskState.WAITING, WAITS, None)
     assert await get(store) == task
     assert await claim(store) == []  # not the next one of the session, either
-    assert await store.read(partial(tasks.orphaned, limit=10)) == []
+    assert await store.transact(partial(tasks.orphaned, limit=10)) == []
     assert await store.read(partial(tasks.of_worker, worker_id="w1")) == []
     assert await store.read(partial(tasks.live_in_session, session_id="ses_1")) == (2, 0)
     kinds = [kind for kind, _ in await said(store)]
