@@ -22,10 +22,11 @@ lives below and is not imported.
 
 from __future__ import annotations
 
+from penstock.inside.attachments import attachment
 from penstock.inside.context import ask, step
 from penstock.inside.prompts import prompt
 from penstock.inside.tools import tool
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "ask", "prompt", "step", "tool"]
+__all__ = ["__version__", "ask", "attachment", "prompt", "step", "tool"]

@@ -24,6 +24,7 @@ import uvloop
 from penstock.actions.access import AccessActions
 from penstock.actions.agents import AgentActions
 from penstock.actions.artifacts import ArtifactActions
+from penstock.actions.attachments import AttachmentActions
 from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
 from penstock.actions.deletions import DeletionActions
@@ -172,6 +173,8 @@ class Server:
             access=access,
             agents=AgentActions(store),
             artifacts=artifacts,
+            attachments=AttachmentActions(store),
+            attachment_bytes=settings.attachment_bytes,
             backups=BackupActions(store, home=settings.home),
             components=ComponentActions(store),
             deletions=DeletionActions(store),

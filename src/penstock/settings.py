@@ -19,6 +19,7 @@ DEFAULT_PORT = 8700
 _HIGHEST_PORT = 65535
 _MOST_CONCURRENCY = 1000
 _MOST_REPLICAS = 64
+_MOST_ATTACHMENT_BYTES = 60 << 20  # it reaches an agent in one frame
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,7 @@ class Settings:
     providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
     signing_key: Path | None = None  # a mounted private key, instead of one of our own making
     caps: Mapping[str, Any] = field(default_factory=dict)  # what any task may use, by field
+    attachment_bytes: int = 32 << 20  # the largest file of a session
     log_level: str = "INFO"
 
     @classmethod
@@ -76,6 +78,9 @@ class Settings:
             providers=read("PROVIDERS", lambda text: _providers(text, env), {}),
             signing_key=read("SIGNING_KEY", lambda text: Path(text).expanduser(), None),
             caps=read("LIMITS", read_caps, {}),
+            attachment_bytes=read(
+                "ATTACHMENT_BYTES", _between(1, _MOST_ATTACHMENT_BYTES), 32 << 20
+            ),
             log_level=read("LOG_LEVEL", _level, "INFO"),
         )
 

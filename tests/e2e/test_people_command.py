@@ -10,14 +10,19 @@ import sys
 import pytest
 
 from penstock.cli.projects import packed
-from penstock.domain.errors import Conflict, Invalid, NotFound
+from penstock.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from server_process import KEY, ServerProcess
 
 CODE = """
-from penstock import ask
+from penstock import ask, attachment
 
 
 def agent(given):
+    if isinstance(given, dict) and "attachment" in given:
+        found = attachment(given)
+        with open(found.path(), "rb") as file:
+            same = file.read() == found.content
+        return [found.content.decode(), found.content_type, found.filename, same]
     first = ask({"question": given})
     if first == "more":
         return [first, ask("and then?")]
@@ -32,7 +37,7 @@ def server(tmp_path_factory):
     project.mkdir()
     (project / "penstock.yaml").write_text("agent: asking\nentrypoint: app:agent\n")
     (project / "app.py").write_text(CODE)
-    found = ServerProcess(folder / "home")
+    found = ServerProcess(folder / "home", environment={"PENSTOCK_ATTACHMENT_BYTES": str(1 << 20)})
     found.start()
     with found.client() as client:
         cut = client.cut_release(packed(project))
@@ -161,3 +166,38 @@ def test_a_session_is_deleted_from_the_command_line(penstock, server):
         with pytest.raises(NotFound):
             client.events(other["id"])
         assert client.session(other["session_id"])["tasks"] == 1
+
+
+def test_a_file_of_the_session_is_read_by_its_agent(penstock, server, tmp_path):
+    (tmp_path / "bill.txt").write_text("12.50")
+    with server.client() as client:
+        session = client.create_session("asking")["id"]
+        known = ok(penstock("session", "attach", session, "bill.txt")).strip()
+        assert client.attachment(session, known) == b"12.50"
+        (listed,) = client.attachments(session)["items"]
+        assert (listed["id"], listed["size"], listed["filename"]) == (known, 5, "bill.txt")
+        given = {"attachment": known}
+        task = client.create_task(agent="asking", input=given, session_id=session, wait=60)
+        assert task["output"] == ["12.50", "text/plain", "bill.txt", True]
+        other = client.create_task(agent="asking", input=given, wait=60)  # of another session
+        assert (other["state"], other["error"]["type"]) == ("failed", "LookupError")
+        with pytest.raises(NotFound):
+            client.attachment(other["session_id"], known)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(server):
+    with server.client() as client:
+        session = client.create_session("asking")["id"]
+        with pytest.raises(Invalid, match="larger than 1 MiB"):
+            client.add_attachment(session, b"x" * ((1 << 20) + 1))
+        with pytest.raises((Invalid, Unavailable)):  # the connection may be cut while it is sent
+            client.add_attachment(session, b"x" * (50 << 20))
+        assert client.attachments(session)["items"] == []
+        assert client.whoami()
+        with pytest.raises((Invalid, Unavailable)):
+            client.create_task(agent="asking", input="x" * (50 << 20))
+        with pytest.raises(Invalid, match="content type"):
+            client.add_attachment(session, b"x", content_type="no type")
+        client.close_session(session)
+        with pytest.raises(Conflict, match="closed"):
+            client.add_attachment(session, b"x")

@@ -15,7 +15,7 @@ from penstock.domain.errors import Conflict, NotFound, Stale
 from penstock.domain.exchanges import Caller, Exchange, Usage
 from penstock.domain.tasks import TaskState, Wait
 from penstock.gateway.records import Records
-from penstock.store import blobs, events, exchanges, logs, sessions, steps, tasks
+from penstock.store import attachments, blobs, events, exchanges, logs, sessions, steps, tasks
 from penstock.store.queries import load
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -64,6 +64,11 @@ async def filled(store, digest, session="ses_1", text=CANARY, ttl=None):
         await tasks.claim(tx, worker_id="w", limit=10)
         await steps.commit(tx, task_id=task, epoch=1, key="a#1", output=text, said=[("say", text)])
         await logs.append(tx, task_id=task, epoch=1, first=1, pieces=[("stdout", text)])
+        await attachments.add(
+            tx, attachment_id=f"att_{session}", session_id=session, content=f"file {text}".encode(),
+            digest=hashlib.sha256(f"file {text}".encode()).hexdigest(), content_type="text/plain",
+            filename=text,
+        )  # fmt: skip
         wait = Wait(id="a", kind="interrupt", value=text)
         waiting = await tasks.wait(tx, task_id=task, epoch=1, waits=[wait])
         await tasks.resume(tx, task=waiting, answers={"a": text}, said={"by": text})
@@ -115,12 +120,14 @@ async def test_nothing_that_was_said_is_left_and_nothing_of_others_is_missing(
     before = await store.read(exchanges.totals)
     assert await DeletionActions(store).session(SYSTEM, "ses_1") is True
     expiries = Expiries(store, quiet_seconds=-1)
-    assert await expiries.sweep() == 1
+    assert await expiries.sweep() == 2
     assert await expiries.sweep() == 0
     assert await holding(database, store, CANARY) == []
     shared = hashlib.sha256(OTHERS.encode()).hexdigest()
     assert await store.read(lambda tx: blobs.get(tx, shared)) == OTHERS.encode()
     assert (await store.read(lambda tx: tasks.get(tx, "task_ses_2"))).output == "somebody else"
+    kept = partial(attachments.content, session_id="ses_2", attachment_id="att_ses_2")
+    assert (await store.read(kept))[1] == b"file somebody else"
     assert await store.read(exchanges.totals) == before  # what it cost is still counted
     with pytest.raises(NotFound):
         await store.read(lambda tx: sessions.get(tx, "ses_1"))
@@ -203,7 +210,7 @@ async def test_a_content_that_is_sent_again_is_not_swept_away(store, digest):
     task = await filled(store, digest, "ses_2", "another")
     assert await Expiries(store).sweep() == 0  # it is too young to be looked at
     await records.commit(*exchange("ses_2", task, digest, CANARY, number=2))
-    assert await Expiries(store, quiet_seconds=-1).sweep() == 0
+    assert await Expiries(store, quiet_seconds=-1).sweep() == 1  # the file, which nobody else has
     kept = hashlib.sha256(CANARY.encode()).hexdigest()
     assert await store.read(lambda tx: blobs.get(tx, kept)) == CANARY.encode()
 

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from penstock.actions.access import AccessActions
 from penstock.actions.agents import AgentActions
 from penstock.actions.artifacts import ArtifactActions
+from penstock.actions.attachments import AttachmentActions
 from penstock.actions.backups import BackupActions
 from penstock.actions.components import ComponentActions
 from penstock.actions.deletions import DeletionActions
@@ -36,6 +37,7 @@ class Actions:
     access: AccessActions
     agents: AgentActions
     artifacts: ArtifactActions
+    attachments: AttachmentActions
     backups: BackupActions
     components: ComponentActions
     deletions: DeletionActions
@@ -50,6 +52,7 @@ class Actions:
     signing: SigningActions
     tasks: TaskActions
     ready: Callable[[], bool]  # whether the server takes work
+    attachment_bytes: int  # the largest file that is taken
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # ends open streams
 
 

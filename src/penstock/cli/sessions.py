@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mimetypes
+from pathlib import Path
 from typing import Any
 
 import click
@@ -102,6 +104,30 @@ def delete(
     with connect(url, key) as client:
         found = client.delete_session(session_id, force=force)
     emit(found, as_json=as_json, show=_deleted)
+
+
+@session.command()
+@click.argument("session_id")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--type", "content_type", help="Its content type, if its name does not say it.")
+@server_options
+@json_option
+def attach(
+    session_id: str,
+    file: Path,
+    content_type: str | None,
+    url: str | None,
+    key: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Give SESSION_ID a FILE; name it in a task's input as {"attachment": "att_…"}."""
+    kind = content_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    with connect(url, key) as client:
+        found = client.add_attachment(
+            session_id, file.read_bytes(), filename=file.name, content_type=kind
+        )
+    emit(found, as_json=as_json, show=lambda value: click.echo(value["id"]))
 
 
 def _deleted(value: Any) -> None:

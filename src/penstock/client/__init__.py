@@ -160,6 +160,11 @@ class Client(Routes):
         """Everything the server holds, as the bytes of a backup."""
         return self.download("/api/v1/backup")
 
+    def attachment(self, session_id: str, attachment_id: str) -> bytes:
+        """The content of a session's file."""
+        path = f"/api/v1/sessions/{part(session_id)}/attachments/{part(attachment_id)}"
+        return b"".join(self.download(path))
+
     def export_artifact(self, agent: str, ref: str, *, wheels: bool = True) -> Iterator[bytes]:
         """A release as the tar of an OCI image layout."""
         path = f"/api/v1/agents/{part(agent)}/releases/{part(ref)}/artifact"

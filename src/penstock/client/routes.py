@@ -9,6 +9,7 @@ from urllib.parse import quote
 from penstock.client.registry import RegistryRoutes
 
 SECONDS = 30.0  # that an answer may take, beside what it is asked to wait
+_UPLOAD_SECONDS = 300.0
 
 
 class Routes(RegistryRoutes):
@@ -200,6 +201,28 @@ class Routes(RegistryRoutes):
             params={"seconds": seconds},
             timeout=SECONDS + seconds,
         )
+
+    def add_attachment(
+        self,
+        session_id: str,
+        content: bytes,
+        *,
+        filename: str = "",
+        content_type: str = "application/octet-stream",
+    ) -> Any:
+        """Give a session a file; a task's input names it as ``{"attachment": id}``."""
+        return self._call(
+            "POST",
+            f"/api/v1/sessions/{part(session_id)}/attachments",
+            content=content,
+            params={"filename": filename},
+            headers={"content-type": content_type},
+            timeout=_UPLOAD_SECONDS,
+        )
+
+    def attachments(self, session_id: str) -> Any:
+        """The files of a session."""
+        return self._call("GET", f"/api/v1/sessions/{part(session_id)}/attachments")
 
     def delete_session(self, session_id: str, *, force: bool = False) -> Any:
         """Delete a session and all that was said in it; with ``force``, what runs is cancelled."""

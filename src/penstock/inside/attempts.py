@@ -123,6 +123,14 @@ class Attempt:
             }
         )
 
+    def attachment(self, known: str) -> tuple[str, bytes, str, str]:
+        """See :func:`penstock.inside.attachments.attachment`."""
+        try:
+            header, (content,) = self.call("attachment.get", attachment=known)
+        except Refused as error:
+            raise LookupError(str(error)) from None
+        return header["attachment"], content, header["content_type"], header["filename"]
+
     def ask(self, question: Any) -> Any:
         """See :func:`penstock.inside.context.ask`."""
         if self.interrupt is not None:

@@ -37,6 +37,10 @@ async def answer_call(
         case str(op) if op.startswith("checkpoint."):
             events = said() if op == "checkpoint.put" else []
             return await checkpoints.answer(journal, call, blobs, said=events)
+        case "attachment.get":
+            found, content = await journal.attachment(str(call["attachment"]))
+            kept = {"content_type": found.content_type, "filename": found.filename}
+            return Answer({"ok": True, "attachment": found.id, **kept}, [content])
         case unknown:
             raise ValueError(f"there is no call {unknown!r}")
     return DONE

@@ -9,12 +9,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from penstock.domain.errors import Conflict, Stale, Unavailable
+from penstock.domain.attachments import Attachment
+from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After
 from penstock.runtime.endings import Over, named
-from penstock.store import Store, Transaction, Work, checkpoints, events, logs, steps, tasks
+from penstock.store import (
+    Store,
+    Transaction,
+    Work,
+    attachments,
+    checkpoints,
+    events,
+    logs,
+    steps,
+    tasks,
+)
 from penstock.store.checkpoints import Checkpoint, Write
 
 log = logging.getLogger(__name__)
@@ -249,6 +260,23 @@ class Journal:
         most = self._terms.limits.steps
         if most is not None and self.steps >= most:
             raise StepsSpent(f"the task has committed {self.steps} steps, its limit")
+
+    async def attachment(self, attachment_id: str) -> tuple[Attachment, bytes]:
+        """A file of the task's session, with its content.
+
+        Raises:
+            ValueError: the session has none of this id.
+        """
+
+        async def work(tx: Transaction) -> tuple[Attachment, bytes]:
+            return await attachments.content(
+                tx, session_id=self._task.session_id, attachment_id=attachment_id
+            )
+
+        try:
+            return await self._store.read(work)
+        except NotFound as error:
+            raise ValueError(error.message) from None
 
     # ------------------------------------------------------------ landing
 

@@ -17,6 +17,7 @@ _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 # In this order: what is deleted by the tasks of a session goes before the tasks.
 _OF_TASKS = ("delete_exchanges", "delete_events", "delete_logs", "delete_steps")
+_OF_SESSION = ("doom_attachments", "delete_attachments", "empty_session")
 
 
 async def live(tx: Transaction, session_id: str, *, task_id: str | None = None) -> list[str]:
@@ -40,7 +41,8 @@ async def delete_session(tx: Transaction, session_id: str) -> None:
     """Remove everything that was said and done in a session; nothing may run in it."""
     await _delete_tasks(tx, session_id, None)
     await checkpoints.delete_session(tx, session_id)
-    await tx.execute("deletions.empty_session", session_id=session_id)
+    for query in _OF_SESSION:
+        await tx.execute(f"deletions.{query}", session_id=session_id)
     tx.notify("deleted", session_id)
 
 

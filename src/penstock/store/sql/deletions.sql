@@ -104,6 +104,16 @@ delete from steps where task_id in (
 delete from tasks
 where session_id = :session_id and (cast(:task_id as text) is null or id = :task_id);
 
+-- name: doom_attachments
+-- The files of a session may be needed by nobody now.
+insert into doomed_blobs (digest)
+select distinct digest from attachments where session_id = :session_id
+on conflict (digest) do nothing;
+
+-- name: delete_attachments
+-- The files of a session.
+delete from attachments where session_id = :session_id;
+
 -- name: empty_session
 -- What a rollout counts stays; whose session it was and what was noted about it does not.
 update sessions
@@ -128,7 +138,8 @@ order by d.digest limit :limit;
 delete from blobs
 where digest = :digest and created_us < now_us() - :quiet_us
   and not exists (select 1 from release_blobs r where r.blob_digest = :digest)
-  and not exists (select 1 from components c where c.digest = :digest and c.kind = 'prompt');
+  and not exists (select 1 from components c where c.digest = :digest and c.kind = 'prompt')
+  and not exists (select 1 from attachments a where a.digest = :digest);
 
 -- name: spare
 -- A content that has been looked at.

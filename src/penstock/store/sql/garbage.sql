@@ -39,6 +39,7 @@ select digest, size from blobs b
 where created_us < :before_us and digest > :after
   and not exists (select 1 from release_blobs r where r.blob_digest = b.digest)
   and not exists (select 1 from components c where c.digest = b.digest and c.kind = 'prompt')
+  and not exists (select 1 from attachments a where a.digest = b.digest)
 order by digest limit :limit;
 
 -- name: delete_blob
@@ -46,4 +47,5 @@ order by digest limit :limit;
 delete from blobs
 where digest = :digest and created_us < :before_us
   and not exists (select 1 from release_blobs r where r.blob_digest = :digest)
-  and not exists (select 1 from components c where c.digest = :digest and c.kind = 'prompt');
+  and not exists (select 1 from components c where c.digest = :digest and c.kind = 'prompt')
+  and not exists (select 1 from attachments a where a.digest = :digest);
