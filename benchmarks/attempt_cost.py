@@ -1,6 +1,9 @@
 """What one isolated attempt costs: fork to first model call, CPU, wall clock and private memory.
 
-    python benchmarks/attempt_cost.py [--python ENV/bin/python] [--runs 30] [--profile]
+    python benchmarks/attempt_cost.py [--python ENV/bin/python] [--runs 30] [--ready]
+
+A process is ready when the first line of the agent's own code runs in it, measured from the wish
+for an attempt; its private memory is what nobody shares with it at that moment.
 
 Starts a zygote of a 3-node LangGraph graph that makes two calls with the OpenAI SDK against a fake
 server, warms it with the modules of its first attempt, and forks attempts one after the other.
@@ -67,6 +70,42 @@ graph = graph.compile()
 """
 
 CLIENT = "client = OpenAI()"
+
+# The first thing that the agent's own code does: note the time, and let us look at the process.
+READY = """
+import time
+from penstock import step
+{more}
+
+def agent(given):
+    now = time.perf_counter()
+    return step("here", float, now)
+"""
+
+READY_GRAPH = """
+import time
+from typing import TypedDict
+from langgraph.graph import END, START, StateGraph
+from openai import OpenAI
+from penstock import step
+
+client = OpenAI()
+
+class State(TypedDict, total=False):
+    question: str
+    now: float
+
+def first(state):
+    now = time.perf_counter()
+    step("here", float, now)
+    return {"now": now}
+
+graph = StateGraph(State)
+graph.add_node("first", first)
+graph.add_edge(START, "first")
+graph.add_edge("first", END)
+graph = graph.compile()
+"""
 
 REPLY = {
     "id": "c1", "object": "chat.completion", "created": 1, "model": "m",
@@ -147,6 +186,38 @@ def measure(zygote: ZygoteProcess, given: object, runs: int) -> list[dict[str, f
     return rows
 
 
+def measure_ready(zygote: ZygoteProcess, given: object, runs: int) -> list[dict[str, float]]:
+    """From the wish for an attempt to the first line of the agent's code, ``runs`` times."""
+    rows = []
+    for _ in range(runs):
+        held: list[float] = []
+        started = time.perf_counter()
+        child = zygote.fork()
+        child.order(given)
+
+        def look(header: dict[str, object], child=child, held=held) -> None:  # noqa: ANN001
+            if header["t"] == "call" and header["op"] == "step.commit":
+                held += [private_mb(child.pid), cpu_ms(child.pid), float(header["output"])]  # type: ignore[arg-type]
+
+        child.result(child.serve(on_frame=look))
+        private, cpu, now = held
+        row = {"ready ms": (now - started) * 1000, "CPU ms": cpu, "private MB": private}
+        rows.append(row)
+    return rows
+
+
+def show_ready(title: str, rows: list[dict[str, float]]) -> None:
+    """Median and 95th percentile of the time, medians of the rest."""
+    times = sorted(row["ready ms"] for row in rows)
+    late = times[min(len(times) - 1, int(len(times) * 0.95))]
+    private = statistics.median(row["private MB"] for row in rows)
+    cpu = statistics.median(row["CPU ms"] for row in rows)
+    print(
+        f"process ready, {title:19s} p50 {statistics.median(times):.2f} ms  p95 {late:.2f} ms"
+        f"  CPU {cpu:.2f} ms  private {private:.2f} MB"
+    )
+
+
 def show(title: str, rows: list[dict[str, float]]) -> None:
     """The medians."""
     keys = {key: None for row in rows for key in row}
@@ -161,6 +232,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--python", default=sys.executable)
     arguments.add_argument("--runs", type=int, default=20)
+    arguments.add_argument("--ready", action="store_true", help="only how soon a process is ready")
     options = arguments.parse_args()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
     server.daemon_threads = True
@@ -193,15 +265,31 @@ def main() -> None:
         ),
         "async graph, client at import": (in_async, "graph", asked),
     }
+    ready = {
+        "plain": (READY.format(more=""), "agent", "x"),
+        "plain with langgraph": (READY.format(more="import langgraph.graph, openai"), "agent", "x"),
+        "graph": (READY_GRAPH, "graph", asked),
+    }
     with tempfile.TemporaryDirectory() as folder:
+        for title, (source, name, given) in ready.items():
+            (Path(folder) / "agent.py").write_text(source)
+            zygote = ZygoteProcess(folder, f"agent:{name}", python=options.python, env=env)
+            try:
+                assert zygote.first["t"] == "ready", zygote.first
+                measure_first(zygote, given)
+                show_ready(title, measure_ready(zygote, given, options.runs))
+            finally:
+                zygote.close()
+        if options.ready:
+            return
         for title, (source, name, given) in sources.items():
             (Path(folder) / "agent.py").write_text(source)
             zygote = ZygoteProcess(folder, f"agent:{name}", python=options.python, env=env)
             try:
                 assert zygote.first["t"] == "ready", zygote.first
-                ready = zygote.first["seconds"]
+                seconds = zygote.first["seconds"]
                 first = measure_first(zygote, given)
-                show(f"{title} (zygote {ready:.2f} s), 1st", first)
+                show(f"{title} (zygote {seconds:.2f} s), 1st", first)
                 show(f"{title}, warmed", measure(zygote, given, options.runs))
             finally:
                 zygote.close()
