@@ -171,7 +171,7 @@ class Server:
         artifacts = ArtifactActions(store, builder, signing)
         actions = Actions(
             access=access,
-            agents=AgentActions(store),
+            agents=AgentActions(store, worker.zygotes.describe),
             artifacts=artifacts,
             attachments=AttachmentActions(store),
             attachment_bytes=settings.attachment_bytes,

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from test_runtime import World
+from zygote_harness import is_alive, wait_until
 
+from penstock.actions.agents import AgentActions
 from penstock.actions.signing import SigningActions
 from penstock.domain.access import SYSTEM
+from penstock.domain.releases import Isolation
 from penstock.drivers.signing.files import FileKeys
-from penstock.store import environments, events
-from rollout_world import AGENT, ENVIRONMENT, release
+from penstock.runtime import procfs
+from penstock.store import deployments, environments, events, logs, steps
+from rollout_world import ADA, AGENT, ENVIRONMENT, release
 
 CODE = """
-import os, sys, time
+import ctypes, os, re, signal, sys, threading, time
+from pathlib import Path
 from penstock import step
 
 def agent(given):
@@ -32,6 +38,56 @@ def agent(given):
     if what == "allocate":
         held = [bytearray(1 << 20) for _ in range(given["count"])]
         return len(held)
+    if what == "bomb":
+        for _ in range(11):  # 2,048 processes, and no more, whatever the limits do
+            try:
+                os.fork()
+            except OSError:
+                pass
+        time.sleep(100)
+    if what == "hogs":
+        for _ in range(6):
+            if not os.fork():
+                held = [bytearray(1 << 20) for _ in range(100)]
+                time.sleep(100)
+        time.sleep(100)
+    if what == "burners":
+        for _ in range(2):
+            if not os.fork():
+                break
+        while True:
+            pass
+    if what == "deaf":
+        for number in range(1, 65):
+            try:
+                signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass
+        threading.Thread(target=re.match, args=("(a*)*b", "a" * 64)).start()
+        re.match("(a*)*b", "a" * 64)
+    if what == "flood":
+        while True:
+            os.write(1, b"x" * 65536)
+    if what == "segfault":
+        ctypes.string_at(0)
+    if what == "escape":
+        if not os.fork():
+            os.setsid()
+            if not os.fork():
+                os.setsid()
+                Path(folder, f"escaped-{given['then']}").write_text(str(os.getpid()))
+                time.sleep(100)
+            os._exit(0)
+        while not Path(folder, f"escaped-{given['then']}").exists():
+            time.sleep(0.01)
+        if given["then"] == "hang":
+            time.sleep(100)
+        if given["then"] == "die":
+            os.kill(os.getpid(), 9)
+    if what == "neighbour":
+        for number in range(40):
+            step(f"s{number}", lambda: number)
+            time.sleep(0.05)
     return {"did": what}
 """
 
@@ -149,6 +205,215 @@ async def test_whose_limit_it_was_is_said(world):
         "used": 4,
         "scope": "environment",
     }
+
+
+RUNAWAYS = {
+    "bomb": ("processes", {"limit_value": 24}),
+    "hogs": ("memory", {"limit_value": 256 << 20}),
+    "burners": ("cpu", {"limit_value": 1.0}),
+    "deaf": ("timeout", {"limit_value": 2.0}),
+    "flood": ("timeout", {"limit_value": 2.0}),
+    "segfault": ("crash", {}),
+}
+
+
+@pytest.mark.parametrize("groups", [True, False], ids=["cgroups", "watched"])
+@pytest.mark.parametrize("what", RUNAWAYS)
+async def test_only_the_task_that_goes_too_far_ends(world, what, groups):
+    worker = await world.worker(
+        processes=24, attempts=1, output_bytes=100_000,
+        memory_bytes=(256 << 20) if what == "hogs" else (1 << 30),
+        time_seconds=120.0, cpu_seconds=1.0 if what == "burners" else None,
+    )  # fmt: skip
+    if groups and worker.wardens.cgroups is None:
+        pytest.skip("this machine delegates no control groups")
+    if not groups:
+        worker.wardens.use(None)
+    neighbours = [await world.submit("neighbour", number) for number in range(2, 5)]
+
+    async def running():
+        return worker.running == len(neighbours)
+
+    await world.until(running)
+    outcome, said = RUNAWAYS[what]
+    if outcome == "timeout":
+        worker._caps = {"time_seconds": 2.0}  # for what begins now
+    task = await world.ends(what, 1)
+    assert task.outcome == outcome, task.error
+    if said:
+        assert task.error["limit_value"] == said["limit_value"]
+        assert task.error["used"] >= said["limit_value"]
+        assert task.error["limit"] == ("time" if outcome == "timeout" else outcome)
+    for neighbour in neighbours:
+        assert (await world.ended(neighbour)).outcome == "ok"
+    (pool,) = worker.zygotes._pools.values()
+    # What is left are the zygote's other children: those that the worker knows.
+    wait_until(lambda: set(procfs.descendants(pool.zygote.pid)) <= set(worker.pids()))
+
+
+async def test_what_is_printed_beyond_the_limit_is_counted_and_dropped(world):
+    await world.worker(time_seconds=1.0, output_bytes=100_000)
+    task = await world.ends("flood")
+    lines = await world.store.read(lambda tx: logs.of_task(tx, task.id))
+    assert sum(len(line.text) for line in lines if line.stream == "stdout") == 100_000
+    assert "characters more were dropped" in lines[-1].text
+
+
+@pytest.mark.parametrize("groups", [True, False], ids=["cgroups", "watched"])
+@pytest.mark.parametrize("then", ["return", "hang", "die"])
+async def test_a_process_in_a_session_of_its_own_ends_with_its_attempt(world, then, groups):
+    worker = await world.worker(time_seconds=2.0, attempts=1)
+    if not groups:
+        worker.wardens.use(None)
+    task = await world.ends("escape", then=then)
+    assert task.outcome == {"return": "ok", "hang": "timeout", "die": "crash"}[then]
+    escaped = int((world.folder / f"escaped-{then}").read_text())
+    wait_until(lambda: not is_alive(escaped))
+
+
+async def test_a_limit_holds_while_the_servers_loop_is_blocked(world):
+    worker = await world.worker(time_seconds=1.0)
+    task = await world.submit("deaf")
+
+    async def running():
+        return worker.running and next(iter(worker._attempts.values())).pid
+
+    pid = await world.until(running)
+    wait_until(lambda: not is_alive(pid))  # blocks this very loop
+    assert (await world.ended(task)).outcome == "timeout"
+
+
+SHARED = """
+import asyncio
+from pathlib import Path
+from penstock import step
+
+async def agent(given):
+    if given["what"] == "block":
+        while True:
+            pass
+    if given["what"] == "wait":
+        await asyncio.sleep(100)
+    await step("first", note, given["folder"])
+    while not Path(given["folder"], "go").exists():
+        await asyncio.sleep(0.01)
+    return "went on"
+
+async def note(folder):
+    with open(Path(folder, "done"), "a") as file:
+        file.write("first\\n")
+"""
+
+
+async def test_who_blocks_a_shared_process_loses_it_and_the_others_go_on(world):
+    world.write(SHARED)
+    worker = await world.worker(Isolation.SHARED, time_seconds=60.0)
+    waiting = await world.submit("steps", 1)
+
+    async def journaled():
+        return await world.store.read(lambda tx: steps.journal(tx, waiting))
+
+    await world.until(journaled)
+    (process,) = worker._shared.values()
+    worker._caps = {"time_seconds": 1.0}  # for attempts that begin now
+    task = await world.ends("block", 2)
+    worker._caps = {}
+    assert (task.outcome, task.error["limit"]) == ("timeout", "time")
+    await world.until(lambda: _is(not process.alive))
+    (world.folder / "go").touch()
+    done = await world.ended(waiting)
+    assert (done.output, done.losses, done.crashes) == ("went on", 0, 0)
+    assert (world.folder / "done").read_text() == "first\n"
+
+
+async def test_an_attempt_in_a_shared_process_is_cancelled_at_its_limit(world):
+    world.write(SHARED)
+    worker = await world.worker(Isolation.SHARED, time_seconds=0.5)
+    task = await world.ends("wait")
+    assert (task.outcome, task.error["limit"]) == ("timeout", "time")
+    (process,) = worker._shared.values()
+    assert process.alive
+
+
+IDENTITY = """
+import http.client, json, os, subprocess, sys, time
+from pathlib import Path
+
+PORT = int(os.environ["PENSTOCK_GATEWAY"].split(":")[2].split("/")[0])
+client = http.client.HTTPConnection("127.0.0.1", PORT)  # made once, before there is an attempt
+
+ASK = '''import http.client, os, sys
+if sys.argv[2] == "own session":
+    os.setsid()
+client = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+client.request("GET", "/")
+print(client.getresponse().read().decode())'''
+
+def ask():
+    client.request("GET", "/", headers={"authorization": "Bearer penstock"})
+    return client.getresponse().read().decode()
+
+def below(how):
+    answer = subprocess.run([sys.executable, "-c", ASK, str(PORT), how], capture_output=True)
+    return answer.stdout.decode().strip()
+
+def agent(given):
+    seen = [ask()]
+    Path(given["folder"], given["what"]).touch()
+    while len(list(Path(given["folder"]).glob("of-*"))) < 2:  # both run now
+        time.sleep(0.01)
+    return [*seen, ask(), below("own group"), below("own session")]
+"""
+
+
+async def test_a_connection_is_that_of_the_attempt_whose_process_holds_it(world):
+    world.write(IDENTITY)
+
+    async def answer(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                caller = await worker.callers.identify(*writer.get_extra_info("peername")[:2])
+                body = (caller.task_id if caller else "nobody").encode()
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        worker = await world.worker(gateway_url=f"http://127.0.0.1:{port}/gateway")
+        one, two = await asyncio.gather(world.ends("of-1", 1), world.ends("of-2", 2))
+    assert one.output == [one.id] * 4
+    assert two.output == [two.id] * 4
+
+
+THREADED = """
+import threading, time
+threading.Thread(target=time.sleep, args=(1000,), daemon=True, name="leftover").start()
+
+def agent(given):
+    return given["what"]
+"""
+
+
+@pytest.mark.parametrize("mode", ["fork", "spare"])
+async def test_status_says_how_attempts_get_their_process_and_why(world, mode):
+    if mode == "spare":
+        world.write(THREADED)
+    await world.store.transact(
+        lambda tx: deployments.add(tx, agent=AGENT, environment=ENVIRONMENT, stable=world.digest)
+    )
+    worker = await world.worker()
+    await world.ends("work")
+    status = await AgentActions(world.store, worker.zygotes.describe).status(ADA, AGENT)
+    start = status.deployments[0].starts[world.digest]
+    assert start.mode == mode
+    if mode == "fork":
+        assert start.why is None
+    else:
+        assert "1 threads running: leftover" in start.why
+
+
+async def _is(value):
+    return value
 
 
 async def _events(world, task_id):

@@ -101,7 +101,14 @@ class World:
         self.store = Store(home=tmp_path / "home")
         self.workers = []
 
-    async def worker(self, isolation=Isolation.PROCESS, *, failures=0, **limits):
+    async def worker(
+        self,
+        isolation=Isolation.PROCESS,
+        *,
+        failures=0,
+        gateway_url="http://127.0.0.1:9/gateway",
+        **limits,
+    ):
         policy = Policy(
             limits=Limits(**{"time_seconds": 30.0, "attempts": 2, **limits}),
             isolation=isolation,
@@ -111,7 +118,7 @@ class World:
         builder.failures = failures
         found = Worker(
             self.store, builder=builder,
-            gateway_url="http://127.0.0.1:9/gateway", concurrency=8,
+            gateway_url=gateway_url, concurrency=8,
             scratch=self.folder / "scratch",
         )  # fmt: skip
         await found.start()

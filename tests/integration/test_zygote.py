@@ -813,7 +813,7 @@ class TestShared:
         child.order(2, a=2)
         child.link.send({"t": "cancel", "a": 1})
         frames = take(child, lambda frames: any(f["t"] == "finish" for f in frames))
-        assert [f["a"] for f in frames] == [2]
+        assert [(f["t"], f["a"]) for f in frames] == [("stopped", 1), ("finish", 2)]
         child.link.socket.close()
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from penstock.actions.rollouts import RolloutView, view
 from penstock.domain.access import Actor
 from penstock.domain.agents import Agent, Deployment
-from penstock.domain.releases import Release
+from penstock.domain.releases import Isolation, Release
 from penstock.rules.access import check
 from penstock.store import Store, Transaction, agents, deployments, releases, rollouts, tasks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """How the attempts of a release get their process on this server."""
+
+    mode: str  # fork | spare | shared
+    why: str | None  # it is not forked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +29,7 @@ class DeploymentView:
     stable: Release
     candidate: Release | None
     rollout: RolloutView | None
+    starts: Mapping[str, Start]  # by release; those whose process is ready here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +45,14 @@ class AgentStatus:
 class AgentActions:
     """What may be asked about agents."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self,
+        store: Store,
+        loaded: Callable[[], Mapping[str, tuple[str, str | None]]] = dict,
+    ) -> None:
+        """``loaded`` tells of the releases that are ready here how their attempts are started."""
         self._store = store
+        self._loaded = loaded
 
     async def listing(self, actor: Actor) -> list[AgentStatus]:
         """Every agent with its status."""
@@ -45,7 +60,8 @@ class AgentActions:
 
         async def work(tx: Transaction) -> list[AgentStatus]:
             counts = await _counts(tx)
-            return [await _status(tx, agent, counts) for agent in await agents.listing(tx)]
+            loaded = self._loaded()
+            return [await _status(tx, agent, counts, loaded) for agent in await agents.listing(tx)]
 
         return await self._store.read(work)
 
@@ -58,7 +74,8 @@ class AgentActions:
         check(actor, "agent.read")
 
         async def work(tx: Transaction) -> AgentStatus:
-            return await _status(tx, await agents.get(tx, name), await _counts(tx))
+            found = await agents.get(tx, name)
+            return await _status(tx, found, await _counts(tx), self._loaded())
 
         return await self._store.read(work)
 
@@ -73,21 +90,29 @@ async def _counts(tx: Transaction) -> dict[str, dict[str, int]]:
 
 
 async def _status(
-    tx: Transaction, agent: Agent, counts: Mapping[str, Mapping[str, int]]
+    tx: Transaction,
+    agent: Agent,
+    counts: Mapping[str, Mapping[str, int]],
+    loaded: Mapping[str, tuple[str, str | None]],
 ) -> AgentStatus:
     views = []
     for deployment in await deployments.listing(tx, agent.name):
         rollout = None
         if deployment.rollout_id is not None:
             rollout = await view(tx, await rollouts.get(tx, deployment.rollout_id))
+        stable = await releases.get(tx, deployment.stable)
+        candidate = None if rollout is None else await releases.get(tx, rollout.rollout.candidate)
         views.append(
             DeploymentView(
                 deployment=deployment,
-                stable=await releases.get(tx, deployment.stable),
-                candidate=(
-                    None if rollout is None else await releases.get(tx, rollout.rollout.candidate)
-                ),
+                stable=stable,
+                candidate=candidate,
                 rollout=rollout,
+                starts={
+                    release.digest: _start(release, *loaded[release.digest])
+                    for release in (stable, candidate)
+                    if release is not None and release.digest in loaded
+                },
             )
         )
     newest = await releases.listing(tx, agent.name, limit=1)
@@ -97,3 +122,8 @@ async def _status(
         tasks=counts.get(agent.name, {}),
         latest=newest[0] if newest else None,
     )
+
+
+def _start(release: Release, mode: str, why: str | None) -> Start:
+    shared = release.manifest.policy.isolation is Isolation.SHARED
+    return Start(mode="shared" if shared else mode, why=why)

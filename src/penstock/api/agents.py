@@ -40,6 +40,7 @@ def _shaped(status: AgentStatus) -> dict[str, Any]:
                 "updated_us": item.deployment.updated_us,
                 "stable": brief(item.stable),
                 "candidate": None if item.candidate is None else brief(item.candidate),
+                "starts": item.starts,
                 "rollout": item.rollout,
             }
             for item in status.deployments

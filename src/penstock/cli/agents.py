@@ -64,12 +64,24 @@ def _show_one(agent: Any) -> None:
         stable = place["stable"]
         click.echo(
             f"\n{strong(place['environment'])}: v{stable['number']} {coloured('stable')}"
-            f"  {stable['composite']}"
+            f"  {stable['composite']}{_start(place, stable)}"
         )
         if place["rollout"]:
             candidate = place["candidate"]
-            click.echo(f"candidate: v{candidate['number']}  {candidate['composite']}")
+            click.echo(
+                f"candidate: v{candidate['number']}  {candidate['composite']}"
+                f"{_start(place, candidate)}"
+            )
             show_rollout(place["rollout"])
+
+
+def _start(place: Any, release: Any) -> str:
+    """How a release's attempts get their process, where the server has it ready."""
+    start = place.get("starts", {}).get(release["digest"])
+    if start is None:
+        return ""
+    why = f": {start['why']}" if start["why"] else ""
+    return f"  ({start['mode']}{why})"
 
 
 def _tasks(counts: Any) -> str:

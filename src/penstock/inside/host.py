@@ -40,6 +40,7 @@ def settle(fds: tuple[int, int, int], order: dict[str, Any], *, parent: int | No
     """
     if parent is not None:
         limits.die_with_parent(parent)
+    limits.adopt_orphans()
     if os.getpgrp() != os.getpid():
         os.setsid()
     channel_fd, stdout, stderr = fds
@@ -58,6 +59,7 @@ def settle(fds: tuple[int, int, int], order: dict[str, Any], *, parent: int | No
     gc.enable()
     connection = socket.socket(fileno=channel_fd)
     connection.setblocking(True)
+    limits.join(order.get("joins") or ())
     limits.apply(order.get("limits") or {})
     return Channel(connection)
 

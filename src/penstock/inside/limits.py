@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
 import resource
 import signal
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GIB = 1 << 30
 
@@ -29,8 +36,25 @@ def die_with_parent(parent: int | None = None) -> None:
         os._exit(1)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of every process below whose own parent ends, whatever session it is in."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def join(paths: Iterable[str]) -> None:
+    """Join the control groups of these files; one that is gone is no limit any more.
+
+    What watches the process from outside holds it to its limits with and without them.
+    """
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:  # noqa: PTH123 - see prompts
+            file.write(b"0")
+
+
 def apply(limits: dict[str, Any]) -> None:
     """Set the rlimits of this process; an absent or null limit is left alone.
+
+    The number of processes is not among them: the kernel counts those of a user, not ours.
 
     Memory: the private writable memory (RLIMIT_DATA) may grow by ``memory_bytes`` above what the
     process holds now. The address space (RLIMIT_AS), which bounds shared mappings too, gets one
@@ -45,11 +69,10 @@ def apply(limits: dict[str, Any]) -> None:
         _set(resource.RLIMIT_DATA, data + memory, reserve=_RESERVE)
         _set(resource.RLIMIT_AS, size + memory + _GIB, reserve=_RESERVE)
     if seconds := limits.get("cpu_seconds"):
-        _set(resource.RLIMIT_CPU, max(1, int(seconds)))
+        used = time.process_time()  # by a process that was something else before
+        _set(resource.RLIMIT_CPU, math.ceil(used + seconds), reserve=1)
     if files := limits.get("open_files"):
         _set(resource.RLIMIT_NOFILE, files)
-    if processes := limits.get("processes"):
-        _set(resource.RLIMIT_NPROC, processes)
 
 
 def release_reserve() -> None:

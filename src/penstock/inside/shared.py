@@ -69,6 +69,7 @@ class _Shared:
                 task.add_done_callback(self._evaluating.discard)
             elif kind == "cancel":
                 self._stop(header["a"])
+                self._channel.send({"t": "stopped", "a": header["a"]})
 
     def _start(self, order: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()

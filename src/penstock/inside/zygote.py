@@ -56,6 +56,7 @@ def main() -> NoReturn:
     from penstock.inside import limits  # noqa: PLC0415 - see above
 
     limits.die_with_parent()
+    limits.adopt_orphans()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -80,6 +81,7 @@ class Zygote:
         self._decoder = Decoder()
         self._fds: list[int] = []
         self._children: dict[int, int] = {}
+        self._own: frozenset[int] = frozenset()  # processes that importing the agent has started
         self._woken, self._waker = os.pipe()
         self._loaded: frozenset[str] = frozenset()
         self._why: str | None = None
@@ -104,6 +106,7 @@ class Zygote:
 
         warming.warm_up(self._runner)
         self._freeze()
+        self._own = frozenset(_processes_below(os.getpid()))
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
@@ -236,21 +239,27 @@ class Zygote:
 
     def _reap(self) -> None:
         """Report the children that have ended, and end whatever they left behind."""
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            pid = ended.si_pid
-            if pid in self._children:
-                # Before the pid is free to be used again.
-                _kill_group(pid)
-            _, status, usage = os.wait4(pid, 0)
-            order = self._children.pop(pid, None)
-            if order is None:
-                continue
+        any_ended = False
+        while self._reap_one():
+            any_ended = True
+        if any_ended:
+            self._end_orphans()
+
+    def _reap_one(self) -> bool:
+        """Take one child that has ended; whether there was one."""
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        if ended is None:
+            return False
+        pid = ended.si_pid
+        if pid in self._children:
+            # Before the pid is free to be used again.
+            _kill_group(pid)
+        _, status, usage = os.wait4(pid, 0)
+        order = self._children.pop(pid, None)
+        if order is not None:
             self._send(
                 {
                     "t": "exited",
@@ -261,15 +270,26 @@ class Zygote:
                     "maxrss_kb": usage.ru_maxrss,
                 }
             )
+        return True
+
+    def _end_orphans(self) -> None:
+        """End what attempts have left behind in sessions of its own.
+
+        While an attempt lives it is the parent of its orphans; after it, this process is.
+        """
+        known = self._children.keys() | self._own
+        for pid in _processes_below(os.getpid()):
+            if pid not in known:
+                for other in (*_processes_below(pid, deep=True), pid):
+                    _kill(other)
 
     def _stop(self) -> NoReturn:
         """Kill every attempt and end."""
         for pid in self._children:
+            below = _processes_below(pid, deep=True)
             _kill_group(pid)
-            try:
-                os.kill(pid, signal.SIGKILL)  # one that has not made its group yet
-            except ProcessLookupError:
-                continue
+            for other in (pid, *below):  # also one that has not made its group yet
+                _kill(other)
         os._exit(0)
 
     def _send(self, header: dict[str, Any]) -> None:
@@ -286,6 +306,36 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _processes_below(pid: int, *, deep: bool = False) -> list[int]:
+    """The children of a process; with ``deep``, theirs as well, the nearest first."""
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        parent = pending.pop()
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")  # noqa: PTH208 - pathlib is not needed here
+        except OSError:
+            continue
+        children: list[int] = []
+        for thread in threads:
+            try:
+                with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:  # noqa: PTH123 - see above
+                    children += map(int, file.read().split())
+            except OSError:
+                continue
+        found += children
+        if deep:
+            pending += children
+    return found
 
 
 def _drain(fd: int) -> None:

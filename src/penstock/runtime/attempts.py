@@ -32,6 +32,7 @@ _SAID_MOST = 512  # events that may wait for the next step
 _PRINT_SECONDS = 1.0
 _EXIT_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0
+_LATE_SECONDS = 0.5
 
 
 class Host(Protocol):
@@ -45,6 +46,16 @@ class Host(Protocol):
     @property
     def pid(self) -> int | None:
         """The process, if the attempt has it for itself."""
+        ...
+
+    @property
+    def broken(self) -> tuple[str, float] | None:
+        """The limit that ended the process, and how much of it had been used."""
+        ...
+
+    @property
+    def innocent(self) -> bool:
+        """Whether the process was ended for what another attempt in it did."""
         ...
 
     async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
@@ -154,7 +165,9 @@ class Attempt:
         host.watch(self._output)
         printing = asyncio.create_task(self._print(), name=f"logs-{self.task.id}")
         seconds = self._terms.limits.time_seconds
-        deadline = asyncio.get_running_loop().call_later(seconds, self._expire)
+        # A process of its own has a warden that does not depend on this loop.
+        after = seconds + _LATE_SECONDS if host.alone else seconds
+        deadline = asyncio.get_running_loop().call_later(after, self._expire)
         try:
             finish = None if self._ending else await self._serve(host, token)
         except Stale as error:
@@ -303,7 +316,13 @@ class Attempt:
         if self._ending is not None:
             host.kill()
             return stopped(self._ending, self._reason)
-        return unreported(await host.status(_EXIT_SECONDS), self._terms)
+        status = await host.status(_EXIT_SECONDS)
+        if (broken := host.broken) is not None:
+            return of_limit(self._terms.broken(*broken))
+        if host.innocent:
+            self._ending = Ending.LOST
+            return stopped(Ending.LOST, "another attempt blocked the process that they shared")
+        return unreported(status, self._terms)
 
     def _expire(self) -> None:
         self._break(self._terms.broken("time", self._terms.limits.time_seconds))

@@ -12,26 +12,35 @@ from penstock.domain.errors import Unavailable
 from penstock.inside.frames import FrameError
 from penstock.runtime.outputs import Output
 from penstock.runtime.processes import Child, Frame
+from penstock.runtime.wardens import Warden
 
 log = logging.getLogger(__name__)
 
 _WAITING_FRAMES = 256
 _EVALUATION_SECONDS = 30.0
+_DEAF_SECONDS = 0.75  # a limit of time is kept to within a second
 
 
 class OwnHost:
     """A process that runs this attempt alone."""
 
     alone = True
+    innocent = False
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, warden: Warden) -> None:
         self._child = child
+        self._warden = warden
         self._watching = False
 
     @property
     def pid(self) -> int | None:
         """The process, once the zygote has said which it is."""
         return self._child.pid
+
+    @property
+    def broken(self) -> tuple[str, float] | None:
+        """The limit that ended the process, and how much of it had been used."""
+        return self._warden.broken
 
     async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
         """Send a frame."""
@@ -62,6 +71,7 @@ class OwnHost:
 
     def close(self) -> None:
         """Close the channel; the pipes belong to the output that reads them."""
+        self._warden.release()
         self._child.close()
 
 
@@ -77,7 +87,9 @@ class SharedProcess:
         self._output.watch("stdout", child.stdout)
         self._output.watch("stderr", child.stderr)
         self._cancels: set[asyncio.Task[None]] = set()
+        self._stopping: set[int] = set()  # attempts that were told to end, and have not answered
         self.alive = True
+        self.deaf = False  # it was ended because it heard nothing any more
         self._reader = asyncio.create_task(self._read(), name="shared-process")
 
     @property
@@ -135,9 +147,20 @@ class SharedProcess:
         if queue is None:
             return
         _end_queue(queue)
+        if number in self._stopping:
+            return
+        self._stopping.add(number)
         task = asyncio.create_task(self._child.send({"t": "cancel", "a": number}))
         self._cancels.add(task)
         task.add_done_callback(self._cancels.discard)
+        asyncio.get_running_loop().call_later(_DEAF_SECONDS, self._expect_stopped, number)
+
+    def _expect_stopped(self, number: int) -> None:
+        """A process whose loop does not even take a cancel is ended; its other attempts go on."""
+        if number in self._stopping and self.alive:
+            log.warning("a shared process is blocked by one of its attempts; it is ended")
+            self.deaf = True
+            self.kill()
 
     def release(self, number: int) -> None:
         """An attempt has left."""
@@ -174,6 +197,9 @@ class SharedProcess:
 
     async def _dispatch(self, header: dict[str, Any], blobs: list[bytes]) -> None:
         number = header.get("a", 0)
+        if header["t"] == "stopped":
+            self._stopping.discard(number)
+            return
         if header["t"] == "evaluated":
             answer = self._evaluations.get(number)
             if answer is not None and not answer.done():
@@ -209,10 +235,16 @@ class SharedHost:
 
     alone = False
     pid = None
+    broken = None
 
     def __init__(self, process: SharedProcess, number: int) -> None:
         self._process = process
         self._number = number
+
+    @property
+    def innocent(self) -> bool:
+        """Whether the process was ended for what another attempt did."""
+        return self._process.deaf
 
     async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
         """Send a frame, under the number this attempt has in its process."""

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 from penstock.domain.exchanges import Caller
+from penstock.runtime.procfs import descendants
 
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
@@ -109,20 +110,18 @@ class Identities:
             groups[pid] = holder
             if (path := _holds(pid, target)) is not None:
                 return holder, path
-        return _search_groups(groups, target)
+        return _search_below(groups, target)
 
 
-def _search_groups(groups: dict[int, Holder], target: str) -> tuple[Holder, str] | None:
-    """Look at the processes that attempts have started; they are in the attempts' groups."""
-    for name in os.listdir("/proc"):  # noqa: PTH208 - called for every new connection
-        if not name.isdigit() or int(name) in groups:
-            continue
-        try:
-            holder = groups.get(os.getpgid(int(name)))
-        except OSError:
-            continue
-        if holder is not None and (path := _holds(int(name), target)) is not None:
-            return holder, path
+def _search_below(groups: dict[int, Holder], target: str) -> tuple[Holder, str] | None:
+    """Look at the processes that attempts have started, whatever group they are in now.
+
+    An attempt is the parent of its orphans, so every such process leads up to one.
+    """
+    for pid, holder in groups.items():
+        for child in descendants(pid):
+            if (path := _holds(child, target)) is not None:
+                return holder, path
     return None
 
 

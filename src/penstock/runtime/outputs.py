@@ -10,6 +10,10 @@ from collections.abc import Callable
 _CHUNK = 65536
 _PIECE = 16384  # characters in one line of the log table
 
+# What comes beyond the limit is read now and then, so that who prints it has to wait, not we.
+_FLOOD_SECONDS = 0.05
+_FLOOD_CHUNKS = 8
+
 
 class Output:
     """The text of stdout and stderr of one attempt, in the order in which it was read."""
@@ -67,7 +71,17 @@ class Output:
             self._dropped = 0
 
     def _readable(self, fd: int) -> None:
-        self._read(fd)
+        if self._read(fd) and self._left <= 0:
+            self._loop.remove_reader(fd)
+            self._loop.call_later(_FLOOD_SECONDS, self._flooded, fd)
+
+    def _flooded(self, fd: int) -> None:
+        """Count what a process prints that is over its limit, and drop it."""
+        for _ in range(_FLOOD_CHUNKS):
+            if not self._read(fd):
+                break
+        if fd in self._pipes:
+            self._loop.add_reader(fd, self._readable, fd)
 
     def _read(self, fd: int) -> bool:
         """Read once; whether there may be more."""
@@ -83,7 +97,10 @@ class Output:
         if not data:
             self._end(fd)
             return False
-        self.add(stream, decoder.decode(data))
+        if self._left <= 0:
+            self._dropped += len(data)
+        else:
+            self.add(stream, decoder.decode(data))
         return True
 
     def _end(self, fd: int) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,8 @@ from penstock.domain.errors import BuildFailed, Unavailable
 from penstock.domain.releases import Limits
 from penstock.drivers.builders import Launch
 from penstock.inside.frames import Decoder, FrameError, encode
+from penstock.runtime.cgroups import Cgroup
+from penstock.runtime.procfs import kill_tree
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Child:
         self.stdout = stdout
         self.stderr = stderr
         self.pid: int | None = None
+        self.group: Cgroup | None = None  # what it has joined
         self.exited: asyncio.Future[int | None] = loop.create_future()  # None: with its zygote
         self._decoder = Decoder()
         self._killed = False
@@ -74,27 +76,26 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """End the process and all that it started."""
+        """End the process and all that it started; from any thread."""
         self._killed = True
         if self.pid is not None and not self.exited.done():
-            kill_group(self.pid)
+            self._kill(self.pid)
 
     def ended(self, status: int | None) -> None:
         """The zygote says how the process ended, or has itself ended."""
         if not self.exited.done():
             if status is None and self.pid is not None:
-                kill_group(self.pid)
+                self._kill(self.pid)
             self.exited.set_result(status)
 
     def close(self) -> None:
         """Close our end of the channel; the process ends when it notices."""
         self.channel.close()
 
-
-def kill_group(pid: int) -> None:
-    """SIGKILL a process group; one that is gone is no error."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    def _kill(self, pid: int) -> None:
+        if self.group is not None:
+            self.group.kill()
+        kill_tree(pid)
 
 
 class Zygote:
@@ -162,8 +163,15 @@ class Zygote:
         """The zygote's own process."""
         return self._process.pid
 
-    async def fork(self, limits: Limits, *, shared: bool = False) -> Child:
+    async def fork(
+        self, limits: Limits, *, shared: bool = False, joins: Sequence[str] = ()
+    ) -> Child:
         """Start a process for an attempt (or for many, when ``shared``).
+
+        Args:
+            limits: what the process may use.
+            shared: whether it is for many attempts, and not held to limits.
+            joins: the files by which it joins its control group.
 
         Raises:
             Unavailable: the zygote has ended.
@@ -186,6 +194,7 @@ class Zygote:
                 "order": child.number,
                 "shared": shared,
                 "limits": {} if shared else _rlimits(limits),
+                "joins": list(joins),
             }
         )
         try:
@@ -294,7 +303,7 @@ class Zygote:
                 self._loop.remove_reader(fd)
                 os.close(fd)
         status = self._process.wait()
-        kill_group(self._process.pid)
+        kill_tree(self._process.pid)
         for child in self.children.values():
             child.ended(status)
         self.children.clear()

@@ -36,6 +36,7 @@ from penstock.runtime.identity import Identities
 from penstock.runtime.reapers import Reaper, given_back, lost
 from penstock.runtime.sources import Sources
 from penstock.runtime.variables import Variables
+from penstock.runtime.wardens import Wardens
 from penstock.runtime.zygotes import Zygotes
 from penstock.store import Store, Transaction, tasks, workers
 
@@ -69,6 +70,7 @@ class Worker:
     ) -> None:
         """``clock`` tells seconds that only grow; ``beside`` is where the heartbeat runs."""
         self.deltas = Deltas(store)
+        self.wardens = Wardens()
         self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
         self.zygotes = Zygotes(
             store, builder, gateway_url=gateway_url, scratch=scratch, variables=variables
@@ -177,6 +179,7 @@ class Worker:
         for process in self._shared.values():
             await process.close()
         await self.zygotes.stop()
+        await self.wardens.stop()
         await self._heart.stop()
 
         async def leave(tx: Transaction) -> None:
@@ -312,7 +315,14 @@ class Worker:
 
     async def _host(self, release: str, environment: str, policy: Policy, limits: Limits) -> Host:
         if policy.isolation is Isolation.PROCESS:
-            return OwnHost(await self.zygotes.fork(release, environment, limits))
+            warden = self.wardens.begin(limits)
+            try:
+                child = await self.zygotes.fork(release, environment, limits, joins=warden.joins)
+            except BaseException:
+                warden.release()
+                raise
+            warden.watch(child)
+            return OwnHost(child, warden)
         async with self._forking:
             process = self._shared.get((release, environment))
             if process is None or not process.alive:

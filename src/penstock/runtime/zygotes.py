@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class _Pool:
     zygote: Zygote | None = None  # the one that forks
     spares: list[Zygote] = field(default_factory=list)
     serving: set[Zygote] = field(default_factory=set)
+    newest: Zygote | None = None  # the one that was started last, whatever has become of it
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     warmings: int = 0
     used: float = 0.0
@@ -85,9 +86,15 @@ class Zygotes:
         await self._ready(pool)
 
     async def fork(
-        self, release: str, environment: str, limits: Limits, *, shared: bool = False
+        self,
+        release: str,
+        environment: str,
+        limits: Limits,
+        *,
+        shared: bool = False,
+        joins: Sequence[str] = (),
     ) -> Child:
-        """A process for an attempt of a release in an environment.
+        """A process for an attempt of a release in an environment; see :meth:`Zygote.fork`.
 
         Raises:
             PenstockError: the release cannot be loaded, or its process does not start.
@@ -97,7 +104,7 @@ class Zygotes:
         for _ in range(_TRIES):
             zygote = await self._ready(pool)
             with contextlib.suppress(Unavailable):
-                child = await zygote.fork(limits, shared=shared)
+                child = await zygote.fork(limits, shared=shared, joins=joins)
                 if zygote.mode == "spare":
                     self._replace(pool, zygote)
                 return child
@@ -136,7 +143,7 @@ class Zygotes:
         """How each loaded release's attempts are started: mode and, for spares, why."""
         found = {}
         for (release, _), pool in self._pools.items():
-            zygote = pool.zygote or next(iter(pool.spares), None)
+            zygote = pool.zygote or next(iter(pool.spares), None) or pool.newest
             if zygote is not None:
                 found[release] = (zygote.mode, zygote.why)
         return found
@@ -225,11 +232,12 @@ class Zygotes:
             again = await self._launch(pool.launch.release)
             pool.launch = replace(again, variables=pool.launch.variables)
         pool.verified = True
-        return await Zygote.start(
+        pool.newest = await Zygote.start(
             pool.launch,
             gateway_url=self._gateway_url,
             scratch=self._scratch / pool.launch.release[:16],
         )
+        return pool.newest
 
     def _replace(self, pool: _Pool, used: Zygote) -> None:
         """A spare has become an attempt's process: get the next one ready."""
