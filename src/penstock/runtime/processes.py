@@ -18,7 +18,7 @@ from penstock.domain.releases import Limits
 from penstock.drivers.builders import Launch
 from penstock.inside.frames import Decoder, FrameError, encode
 from penstock.runtime.cgroups import Cgroup
-from penstock.runtime.procfs import kill_tree
+from penstock.runtime.procfs import kill_tree, pss_bytes
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Child:
         self.stderr = stderr
         self.pid: int | None = None
         self.group: Cgroup | None = None  # what it has joined
+        self.base_bytes = 0  # memory that it held before it was an attempt's
         self.exited: asyncio.Future[int | None] = loop.create_future()  # None: with its zygote
         self._decoder = Decoder()
         self._killed = False
@@ -187,6 +188,8 @@ class Zygote:
         stderr, stderr_w = os.pipe()
         self._numbers += 1
         child = Child(self._numbers, ours, stdout, stderr)
+        if self.mode == "spare":
+            child.base_bytes = pss_bytes(self.pid)
         self.children[child.number] = child
         frame = encode(
             {

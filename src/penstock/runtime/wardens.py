@@ -65,6 +65,7 @@ class Warden:
     def watch(self, child: Child) -> None:
         """Hold this process to the limits from now on; the time runs."""
         self.child = child
+        self.base_bytes = child.base_bytes
         child.group = self.group
         self._wardens.look_at(self, time.monotonic() + _OFTEN_SECONDS)
 
