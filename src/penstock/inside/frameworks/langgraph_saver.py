@@ -6,6 +6,7 @@ import asyncio
 import collections
 import copy
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import (
@@ -143,12 +144,14 @@ class PenstockSaver(Threads):
     ) -> None:
         """Keep what a node wrote until its step is committed."""
         place, held = self._written(config, writes, task_id, task_path)
+        waiter: Future[bool] = Future()
+        held.waiter = waiter
         if self._waiting.hold(place, held):
             try:
-                held.settled.result(HELD_SECONDS)
+                waiter.result(HELD_SECONDS)
             except TimeoutError:
                 if not self._waiting.let_go(place, held):
-                    held.settled.result()
+                    waiter.result()
                     return
             else:
                 return
@@ -160,12 +163,16 @@ class PenstockSaver(Threads):
     ) -> None:
         """See :meth:`put_writes`."""
         place, held = self._written(config, writes, task_id, task_path)
+        loop = asyncio.get_running_loop()
+        held.waiter = waiter = loop.create_future()
         if self._waiting.hold(place, held):
-            settled = asyncio.wrap_future(held.settled)
-            await asyncio.wait((settled,), timeout=HELD_SECONDS)
-            if settled.done() or not self._waiting.let_go(place, held):
-                await settled
-                return
+            timer = loop.call_later(HELD_SECONDS, self._waiting.expire, place, held)
+            try:
+                if await waiter:
+                    return
+            finally:
+                timer.cancel()
+                self._waiting.let_go(place, held)
         op, blobs, fields = _writes_call(place, held)
         await self._attempt.acall(op, blobs, **fields)
 

@@ -8,12 +8,13 @@ others run. Whoever asked for a write to be kept is told only when it is on reco
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     Place = tuple[str, str | None]  # namespace as the supervisor knows it, checkpoint id
 
@@ -23,7 +24,7 @@ HELD_SECONDS = 0.002
 class Held:
     """What a node wrote, packed, until it is on record."""
 
-    __slots__ = ("contents", "items", "settled", "values")
+    __slots__ = ("contents", "items", "values", "waiter")
 
     def __init__(
         self, items: list[dict[str, Any]], values: list[bytes], contents: dict[bytes, bytes]
@@ -31,7 +32,21 @@ class Held:
         self.items = items
         self.values = values
         self.contents = contents
-        self.settled: Future[None] = Future()
+        # Whoever waits until it is known whether a checkpoint took them along (True).
+        self.waiter: Future[bool] | asyncio.Future[bool] | None = None
+
+    def settle(self, *, taken: bool, error: BaseException | None = None) -> None:
+        """Tell who waits for these writes what has become of them, from any thread."""
+        waiter = self.waiter
+        if not isinstance(waiter, asyncio.Future):
+            _tell(waiter, error, taken=taken)
+            return
+        # Through the loop's own queue where that can be: the other way wakes it by a socket.
+        loop = waiter.get_loop()
+        if asyncio._get_running_loop() is loop:  # noqa: SLF001 - asks without an exception
+            _tell(waiter, error, taken=taken)
+        else:
+            loop.call_soon_threadsafe(lambda: _tell(waiter, error, taken=taken))
 
 
 class Waiting:
@@ -54,6 +69,11 @@ class Waiting:
         with self._lock:
             return self._held.pop(place, [])
 
+    def expire(self, place: Place, held: Held) -> None:
+        """Let writes that no checkpoint has taken go alone."""
+        if self.let_go(place, held):
+            held.settle(taken=False)
+
     def let_go(self, place: Place, held: Held) -> bool:
         """Take writes back; whether no checkpoint has taken them."""
         with self._lock:
@@ -67,11 +87,20 @@ class Waiting:
 
 
 def settle(taken: Sequence[Held], error: BaseException | None = None) -> None:
-    """Tell those who wait for their writes what has become of them."""
+    """Tell those who wait that their writes are on record with a checkpoint, or why not."""
     for held in taken:
-        if held.settled.cancelled():
-            continue
-        if error is None:
-            held.settled.set_result(None)
-        else:
-            held.settled.set_exception(error)
+        held.settle(taken=True, error=error)
+
+
+def _tell(
+    waiter: Future[bool] | asyncio.Future[bool] | None,
+    error: BaseException | None,
+    *,
+    taken: bool,
+) -> None:
+    if waiter is None or waiter.done():
+        return
+    if error is None:
+        waiter.set_result(taken)
+    else:
+        waiter.set_exception(error)
