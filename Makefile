@@ -43,6 +43,7 @@ format: .venv/dev ## format the code and fix what can be fixed
 bench: .venv/dev ## releases, then side by side with langgraph dev, which is installed into .bench
 	$(BIN)/python benchmarks/releases.py
 	$(BIN)/python benchmarks/side_by_side.py
+	$(BIN)/python scripts/with_services.py -- $(BIN)/python benchmarks/checkpoints.py
 
 bench-attempts: .venv/dev ## what one isolated attempt costs, in CPU, time and memory
 	$(BIN)/python benchmarks/attempt_cost.py
