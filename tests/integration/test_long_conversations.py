@@ -122,16 +122,16 @@ async def over(world, task_id):
 async def test_a_commit_whose_answer_was_lost_is_made_once(world, monkeypatch):
     """The database commits a checkpoint and does not say so: asked again, it is the same one."""
     lost = []
-    transact = world.store.transact
+    write = world.store.commit
 
-    async def forgetful(work):
-        found = await transact(work)
-        if "commit_checkpoint" in getattr(work, "__qualname__", "") and len(lost) < 3:
+    async def forgetful(commit):
+        found = await write(commit)
+        if commit.step is not None and commit.step.kind == "checkpoint" and len(lost) < 3:
             lost.append(found)
             raise Unavailable("the connection was lost")
         return found
 
-    monkeypatch.setattr(world.store, "transact", forgetful)
+    monkeypatch.setattr(world.store, "commit", forgetful)
     await world.worker()
     await submit(world, 1, 3)
     task = await world.until(partial(over, world, "task_1"), seconds=60)

@@ -22,7 +22,6 @@ from penstock.inside.channel import Refused
 from penstock.inside.frameworks.langgraph_tables import UnlistedType
 from penstock.rules.checkpoints import Sealer, key_of, snapshot
 from penstock.store import checkpoints, tasks
-from penstock.store.checkpoints import Checkpoint
 from penstock.store.migrate import migrations
 from rollout_world import release
 from saver_attempt import claim_again, claimed, finish, saver_of, session
@@ -170,24 +169,22 @@ class TestForm:
         assert await values(saver, other) is None
         assert (await values(saver, thread()))["n"] == 1
 
-    async def test_a_checkpoint_that_is_put_again_is_one(self, store, digest, saver):
-        await chat(saver, 1)
-        (row,) = await rows(store, "checkpoints.of_session")
-        again = Checkpoint(
-            **{name: row[name] for name in ("namespace", "checkpoint_id", "parent_id", "task_id",
-                                            "data", "metadata", "depth")}
-        )  # fmt: skip
+    async def test_a_checkpoint_that_is_put_again_is_one(self, store, saver):
+        """Also when others stand on it by then; but it can never become another one."""
+        await chat(saver, 2)
+        first, second = await rows(store, "checkpoints.of_session")
 
-        async def work(tx):
-            await tx.execute(
-                "checkpoints.put", session_id="ses_1", epoch=row["epoch"], release=row["release"],
-                seal=row["seal"], format=1, encoding="",
-                **{name: getattr(again, name) for name in ("namespace", "checkpoint_id", "parent_id",
-                                                           "task_id", "data", "metadata", "depth")},
-            )  # fmt: skip
+        async def again(row, **other):
+            base = first["seal"] if row["depth"] else None
+            put = {**dict(row), "base": base, **other}
+            del put["created_us"]
+            await store.transact(lambda tx: tx.execute("checkpoints.put", **put))
 
-        await store.transact(work)
-        assert [dict(one) for one in await rows(store, "checkpoints.of_session")] == [dict(row)]
+        for row in (first, second):
+            await again(row)
+        with pytest.raises(Conflict):
+            await again(first, data=second["data"], seal=second["seal"])
+        assert await rows(store, "checkpoints.of_session") == [first, second]
 
 
 class TestWrites:
@@ -314,40 +311,31 @@ class TestSeal:
                 )
             )
 
-    async def test_a_content_that_is_not_what_its_key_says_is_not_kept(self, store, digest):
-        claim = await claimed(store, digest)
-        with pytest.raises(Damaged):
-            await store.transact(
-                partial(
-                    checkpoints.put_writes, writes=[], sealer=store.sealer, session_id="ses_1",
-                    task_id=claim.task.id, epoch=1, stored={key_of(b"one"): b"two"},
-                )
-            )  # fmt: skip
+    async def test_a_content_that_is_not_what_its_key_says_is_not_kept(self, store, saver):
+        fields = {"namespace": "", "checkpoint_id": "1", "contents": 1, "writes": []}
+        with pytest.raises(Refused, match="not what its key says"):
+            await saver._attempt.acall("checkpoint.writes", [key_of(b"one"), b"two"], **fields)
         assert await rows(store, "checkpoints.keys") == []
 
 
 class TestFence:
-    async def test_a_difference_is_never_without_its_base(self, store, digest):
-        claim = await claimed(store, digest)
-
-        def keep(**more):
-            return partial(
-                checkpoints.put,
-                checkpoint=Checkpoint(
-                    namespace="", checkpoint_id="2", parent_id="1", task_id=claim.task.id,
-                    data=snapshot({}), metadata=b"", **more,
-                ),
-                sealer=store.sealer, session_id="ses_1", epoch=1, release="r", said=[],
-                stored={key_of(b"one"): b"one"},
-            )  # fmt: skip
-
-        with pytest.raises(Conflict, match="stands on 1, which is not there"):
-            await store.transact(keep(depth=1))
-        with pytest.raises(Conflict):
-            await store.transact(partial(keep(), leans=True))
+    async def test_a_difference_is_never_without_its_base(self, store, saver):
+        """Neither without its parent, nor on one that has gone or changed since it was read."""
+        blobs = [snapshot({}), b"", key_of(b"one"), b"one"]
+        fields = {
+            "namespace": "", "checkpoint_id": "2", "parent_id": "1", "depth": 1, "leans": True,
+            "contents": 1, "writes": [],
+        }  # fmt: skip
+        with pytest.raises(Refused, match="stands on 1, which is not there"):
+            await saver._attempt.acall("checkpoint.put", blobs, **fields)
+        with pytest.raises(Refused, match="stands on 1, which is not there"):
+            await saver._attempt.acall("checkpoint.put", blobs, **fields | {"depth": 0})
+        saver._attempt.journal._bases["", "1"] = (0, b"a seal that no row has")
+        with pytest.raises(Refused, match="checkpoint 2 cannot be kept"):
+            await saver._attempt.acall("checkpoint.put", blobs, **fields)
         assert await rows(store, "checkpoints.keys") == []
         assert await rows(store, "checkpoints.of_session") == []
-        assert (await store.read(lambda tx: tasks.get(tx, claim.task.id))).steps == 0
+        assert (await store.read(lambda tx: tasks.get(tx, "task_1"))).steps == 0
 
     async def test_two_attempts_cannot_interleave(self, store, saver):
         configs = await chat(saver, 2)

@@ -83,19 +83,7 @@ async def _put_writes(journal: Journal, call: dict[str, Any], blobs: list[bytes]
     stored, written = _contents(call, blobs)
     namespace, checkpoint_id = str(call["namespace"]), str(call["checkpoint_id"])
     writes = _writes(namespace, checkpoint_id, call["writes"], written)
-
-    async def work(tx: Transaction) -> None:
-        await checkpoints.put_writes(
-            tx,
-            writes,
-            sealer=journal.sealer,
-            session_id=journal.session_id,
-            task_id=journal.task_id,
-            epoch=journal.epoch,
-            stored=stored,
-        )
-
-    await journal.commit(work)
+    await journal.commit_writes(writes, stored)
 
 
 async def _get(journal: Journal, call: dict[str, Any]) -> Answer:
@@ -108,7 +96,10 @@ async def _get(journal: Journal, call: dict[str, Any]) -> Answer:
             checkpoint_id=call["checkpoint_id"],
         )
 
-    return _answer(await journal.read(work))
+    states = await journal.read(work)
+    for state in states.found:  # one, or none
+        journal.remember(state.checkpoint, state.seal)
+    return _answer(states)
 
 
 async def _list(journal: Journal, call: dict[str, Any]) -> Answer:

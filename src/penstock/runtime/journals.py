@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_BASES = 256  # checkpoints that are known to be there
 _AGAIN_SECONDS = 0.25
 _LATER = 4096  # events; more than one batch has
 
@@ -64,6 +65,7 @@ class Journal:
         self.session_id = claim.task.session_id
         self.epoch = claim.epoch
         self.sealer = store.sealer
+        self._bases: dict[tuple[str, str], tuple[int, bytes]] = {}  # depth and seal, by place
         self.steps = claim.task.steps
         self.place = 0 if claim.epoch == 1 else claim.task.steps
 
@@ -101,24 +103,75 @@ class Journal:
             Damaged: a content is not what its key says.
         """
         self._may_step()
+        base = await self._base(checkpoint) if leans or checkpoint.depth else None
+        commit, seal = checkpoints.of(
+            checkpoint,
+            sealer=self.sealer,
+            session_id=self.session_id,
+            epoch=self._epoch,
+            release=self._task.release,
+            said=said,
+            base=base,
+            stored=stored,
+            writes=writes,
+        )
+        key = checkpoints.step_key(checkpoint)
+        try:
+            self.steps = await self._landing(
+                lambda: self._store.commit(commit), self._step_landed(key)
+            )
+        except Conflict as error:
+            raise Conflict(
+                f"checkpoint {checkpoint.checkpoint_id} cannot be kept: {error}"
+            ) from error
+        self.place += 1
+        self.remember(checkpoint, seal)
 
-        async def work(tx: Transaction) -> int:
-            return await checkpoints.put(
-                tx,
-                checkpoint,
-                sealer=self.sealer,
-                session_id=self._task.session_id,
-                epoch=self._epoch,
-                release=self._task.release,
-                said=said,
-                leans=leans,
-                stored=stored,
-                writes=writes,
+    def remember(self, checkpoint: Checkpoint, seal: bytes) -> None:
+        """Know a checkpoint that the next ones may stand on."""
+        place = (checkpoint.namespace, checkpoint.checkpoint_id)
+        self._bases[place] = (checkpoint.depth, seal)
+        if len(self._bases) > _BASES:
+            del self._bases[next(iter(self._bases))]
+
+    async def _base(self, checkpoint: Checkpoint) -> bytes:
+        """The seal of the parent that a checkpoint stands on or leans on.
+
+        Raises:
+            Conflict: it is not there.
+        """
+        namespace, parent = checkpoint.namespace, checkpoint.parent_id
+
+        async def work(tx: Transaction) -> tuple[int, bytes] | None:
+            return await checkpoints.base(
+                tx, session_id=self.session_id, namespace=namespace, checkpoint_id=parent
             )
 
-        key = checkpoints.step_key(checkpoint)
-        self.steps = await self._written(work, self._step_landed(key))
-        self.place += 1
+        found = self._bases.get((namespace, parent or "")) or await self._reading(work)
+        if found is None or checkpoint.depth not in (0, found[0] + 1):
+            raise Conflict(
+                f"checkpoint {checkpoint.checkpoint_id} stands on {parent}, which is not there"
+            )
+        return found[1]
+
+    async def commit_writes(
+        self, writes: Sequence[Write], stored: Mapping[bytes, bytes] | None = None
+    ) -> None:
+        """Keep what nodes wrote on top of checkpoints.
+
+        Raises:
+            Stale: another attempt owns the task.
+            Damaged: a content is not what its key says.
+        """
+        commit = checkpoints.of_writes(
+            writes,
+            sealer=self.sealer,
+            session_id=self.session_id,
+            task_id=self.task_id,
+            epoch=self._epoch,
+            stored=stored,
+        )
+        await self._landing(lambda: self._store.commit(commit), None)  # may be done twice
 
     async def commit(self, work: Work[None]) -> None:
         """Commit something of the task's that is no step.

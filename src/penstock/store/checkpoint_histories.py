@@ -17,12 +17,12 @@ from penstock.store.checkpoint_rows import (
     Write,
     checkpoint_fields,
     contents,
+    contents_row,
     insert,
-    insert_contents,
-    insert_write,
     keys_of,
     verified_write,
     write_fields,
+    write_row,
 )
 from penstock.store.transaction import Transaction
 
@@ -74,7 +74,7 @@ async def copy(
         namespace = target + place[0][cut:]
         found = replace(sealed.checkpoint, namespace=namespace)
         under = seals[namespace, found.parent_id or ""] if found.depth else None
-        seals[namespace, found.checkpoint_id], _ = await insert(
+        seals[namespace, found.checkpoint_id] = await insert(
             tx, sealer, to_session_id, replace(sealed, checkpoint=found), under
         )
         used += keys(slots)
@@ -87,13 +87,14 @@ async def copy(
         if write.checkpoint_id == until and not pending:
             continue
         write = replace(write, namespace=place[0])
-        await insert_write(
-            tx, sealer, to_session_id, write, task_id=row["task_id"], epoch=row["epoch"]
+        query, parameters = write_row(
+            sealer, to_session_id, write, task_id=row["task_id"], epoch=row["epoch"]
         )
+        await tx.execute(query, **parameters)
         used += keys_of(write)
-    if to_session_id != session_id:
-        wanted = list(dict.fromkeys(used))
-        await insert_contents(tx, to_session_id, await contents(tx, session_id, wanted))
+    if used and to_session_id != session_id:
+        stored = await contents(tx, session_id, list(dict.fromkeys(used)))
+        await tx.execute("checkpoints.put_contents", **contents_row(to_session_id, stored))
     return len(seals)
 
 

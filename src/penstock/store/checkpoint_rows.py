@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.domain.errors import Damaged
 from penstock.rules.checkpoints import TABLE, Sealer, Slots, folded, key_of, keys_of_value
-from penstock.store.transaction import Row, Transaction
+from penstock.store.transaction import Row, Transaction, Value
 
 _HINT = (
     "Restore the session from a backup, or begin a new one. Penstock alone writes these rows:"
@@ -83,71 +83,76 @@ def write_fields(
     )  # fmt: skip
 
 
+def row_of(
+    sealer: Sealer, session_id: str, one: Sealed, base: bytes | None
+) -> tuple[bytes, dict[str, Value]]:
+    """A checkpoint's new seal, and its row under it.
+
+    ``base`` is the seal of the parent that it stands on, or whose contents it refers to.
+    """
+    found = one.checkpoint
+    under = base if found.depth else None
+    seal = sealer.seal(*checkpoint_fields(session_id, found, one.epoch, one.release, under))
+    return seal, {
+        "session_id": session_id,
+        "namespace": found.namespace,
+        "checkpoint_id": found.checkpoint_id,
+        "parent_id": found.parent_id,
+        "task_id": found.task_id,
+        "epoch": one.epoch,
+        "release": one.release,
+        "encoding": found.encoding,
+        "format": found.format,
+        "depth": found.depth,
+        "data": found.data,
+        "metadata": found.metadata,
+        "seal": seal,
+        "base": base,
+    }
+
+
 async def insert(
     tx: Transaction, sealer: Sealer, session_id: str, one: Sealed, base: bytes | None
-) -> tuple[bytes, int]:
-    """Write a checkpoint's row under a new seal; the seal, and how many rows changed."""
-    found = one.checkpoint
-    fields = checkpoint_fields(session_id, found, one.epoch, one.release, base)
-    seal = sealer.seal(*fields)
-    changed = await tx.execute(
-        "checkpoints.put",
-        session_id=session_id,
-        namespace=found.namespace,
-        checkpoint_id=found.checkpoint_id,
-        parent_id=found.parent_id,
-        task_id=found.task_id,
-        epoch=one.epoch,
-        release=one.release,
-        encoding=found.encoding,
-        format=found.format,
-        depth=found.depth,
-        data=found.data,
-        metadata=found.metadata,
-        seal=seal,
-    )
-    return seal, changed
+) -> bytes:
+    """Write a checkpoint's row; its seal."""
+    seal, row = row_of(sealer, session_id, one, base)
+    await tx.execute("checkpoints.put", **row)
+    return seal
 
 
-async def insert_write(
-    tx: Transaction,
-    sealer: Sealer,
-    session_id: str,
-    one: Write,
-    *,
-    task_id: str,
-    epoch: int,
-) -> None:
-    """Write what a node wrote; what is there already stays, but for special channels."""
+def write_row(
+    sealer: Sealer, session_id: str, one: Write, *, task_id: str, epoch: int
+) -> tuple[str, dict[str, Value]]:
+    """The query that keeps what a node wrote, and its parameters.
+
+    What is there already stays, but for special channels.
+    """
     fields = write_fields(session_id, one, one.namespace, one.checkpoint_id, task_id, epoch)
-    await tx.execute(
-        "checkpoints.overwrite" if one.number < 0 else "checkpoints.write",
-        session_id=session_id,
-        namespace=one.namespace,
-        checkpoint_id=one.checkpoint_id,
-        node_task=one.node_task,
-        number=one.number,
-        channel=one.channel,
-        path=one.path,
-        encoding=one.encoding,
-        format=one.format,
-        data=one.data,
-        task_id=task_id,
-        epoch=epoch,
-        seal=sealer.seal(*fields),
-    )
+    return "checkpoints.overwrite" if one.number < 0 else "checkpoints.write", {
+        "session_id": session_id,
+        "namespace": one.namespace,
+        "checkpoint_id": one.checkpoint_id,
+        "node_task": one.node_task,
+        "number": one.number,
+        "channel": one.channel,
+        "path": one.path,
+        "encoding": one.encoding,
+        "format": one.format,
+        "data": one.data,
+        "task_id": task_id,
+        "epoch": epoch,
+        "seal": sealer.seal(*fields),
+    }
 
 
-async def insert_contents(tx: Transaction, session_id: str, stored: Mapping[bytes, bytes]) -> None:
-    """Keep contents by their keys; those that are there already stay."""
-    if stored:
-        await tx.execute(
-            "checkpoints.put_contents",
-            session_id=session_id,
-            keys=b"".join(stored),
-            data=b"".join(stored.values()),
-            lengths=_lengths([len(data) for data in stored.values()]).decode(),
-        )
+def contents_row(session_id: str, stored: Mapping[bytes, bytes]) -> dict[str, Value]:
+    """Contents by their keys, all in one piece."""
+    return {
+        "session_id": session_id,
+        "keys": b"".join(stored),
+        "data": b"".join(stored.values()),
+        "lengths": _lengths([len(data) for data in stored.values()]).decode(),
+    }
 
 
 async def contents(tx: Transaction, session_id: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:

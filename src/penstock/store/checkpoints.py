@@ -20,7 +20,6 @@ from penstock.rules.checkpoints import (
     keys,
     snapshot,
 )
-from penstock.store import tasks
 from penstock.store.checkpoint_histories import (
     THREAD,
     Place,
@@ -37,13 +36,14 @@ from penstock.store.checkpoint_rows import (
     Sealed,
     Write,
     contents,
-    insert,
-    insert_contents,
-    insert_write,
+    contents_row,
     keys_of,
+    row_of,
     verified_write,
+    write_row,
 )
-from penstock.store.transaction import Row, Transaction
+from penstock.store.commits import Commit, Step
+from penstock.store.transaction import Row, Transaction, Value
 
 __all__ = [
     "Checkpoint",
@@ -64,6 +64,7 @@ class State:
     """A checkpoint as it is read: its table stands alone."""
 
     checkpoint: Checkpoint
+    seal: bytes = b""
     writes: Sequence[Write] = ()
 
 
@@ -80,67 +81,50 @@ def step_key(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.namespace}@{checkpoint.checkpoint_id}"
 
 
-async def put(
-    tx: Transaction,
+def of(
     checkpoint: Checkpoint,
     *,
     sealer: Sealer,
     session_id: str,
     epoch: int,
     release: str,
-    said: list[tuple[str, Any]],
-    leans: bool = False,
+    said: Sequence[tuple[str, Any]],
+    base: bytes | None = None,
     stored: Mapping[bytes, bytes] | None = None,
     writes: Sequence[Write] = (),
-) -> int:
-    """Keep a checkpoint under the fence, with the events and the writes before it.
+) -> tuple[Commit, bytes]:
+    """The commit of a checkpoint with the events and the writes before it, and its seal.
 
     Args:
-        tx: the transaction.
         checkpoint: to keep; its depth says whether it stands on its parent.
         sealer: seals it.
         session_id: whose it is.
         epoch: that owns the task.
         release: that wrote it.
         said: events that become true with it.
-        leans: it refers to contents of its parent, even if it stands alone.
+        base: the seal of its parent, if it stands on that or refers to contents of its. The commit
+            is refused as a conflict if the parent is not there, or is another by then.
         stored: the other contents it refers to, and those of the writes.
         writes: what nodes wrote on top of its parent, if that is not on record yet.
 
-    Returns:
-        The task's committed steps.
-
     Raises:
-        Stale: the epoch no longer owns the task; nothing was written.
-        Conflict: its parent is not there, or something stands on another checkpoint of its id.
+        Conflict: it stands on too many others, or on none.
         Damaged: a content is not what its key says.
     """
-    number = await tasks.advance(tx, task_id=checkpoint.task_id, epoch=epoch, steps=1, said=said)
-    base = await _base(tx, session_id, checkpoint) if leans or checkpoint.depth else None
-    await _keep_contents(tx, session_id, stored or {})
-    for write in writes:
-        await insert_write(tx, sealer, session_id, write, task_id=checkpoint.task_id, epoch=epoch)
+    if checkpoint.depth > DEEPEST or (checkpoint.depth and base is None):
+        raise Conflict(f"checkpoint {checkpoint.checkpoint_id} has no base")
     one = Sealed(checkpoint=checkpoint, epoch=epoch, release=release, seal=b"")
-    under = base if checkpoint.depth else None
-    seal, changed = await insert(tx, sealer, session_id, one, under)
-    if not changed and seal != await _seal_of(tx, session_id, checkpoint):
-        raise Conflict(
-            f"checkpoint {checkpoint.checkpoint_id} is on record, and others stand on it"
-        )
-    await tx.execute(
-        "steps.add",
-        task_id=checkpoint.task_id,
-        key=step_key(checkpoint),
-        number=number,
-        epoch=epoch,
-        kind="checkpoint",
-        output="null",
+    seal, row = row_of(sealer, session_id, one, base)
+    before = _rows(sealer, session_id, checkpoint.task_id, epoch, writes, stored or {})
+    step = Step(key=step_key(checkpoint), kind="checkpoint", output="null")
+    rows = [*before, ("checkpoints.put", [row])]
+    commit = Commit(
+        task_id=checkpoint.task_id, epoch=epoch, said=said, step=step, rows=lambda _: rows
     )
-    return number
+    return commit, seal
 
 
-async def put_writes(
-    tx: Transaction,
+def of_writes(
     writes: Sequence[Write],
     *,
     sealer: Sealer,
@@ -148,18 +132,29 @@ async def put_writes(
     task_id: str,
     epoch: int,
     stored: Mapping[bytes, bytes] | None = None,
-) -> None:
-    """Keep what nodes wrote, under the fence.
+) -> Commit:
+    """The commit of what nodes wrote.
 
     Raises:
-        Stale: the epoch no longer owns the task; nothing was written.
         Damaged: a content is not what its key says.
     """
-    # Through the row and not only past it: a takeover must not slip in between fence and write.
-    await tasks.advance(tx, task_id=task_id, epoch=epoch)
-    await _keep_contents(tx, session_id, stored or {})
-    for write in writes:
-        await insert_write(tx, sealer, session_id, write, task_id=task_id, epoch=epoch)
+    rows = _rows(sealer, session_id, task_id, epoch, writes, stored or {})
+    return Commit(task_id=task_id, epoch=epoch, rows=lambda _: rows)
+
+
+async def base(
+    tx: Transaction, *, session_id: str, namespace: str, checkpoint_id: str | None
+) -> tuple[int, bytes] | None:
+    """The depth and the seal of a checkpoint that others may stand on."""
+    row = await tx.fetch_one(
+        "checkpoints.base",
+        session_id=session_id,
+        namespace=namespace,
+        checkpoint_id=checkpoint_id,
+    )
+    if row is None or row["format"] != TABLE or row["seal"] is None:
+        return None
+    return int(row["depth"]), bytes(row["seal"])
 
 
 async def get(
@@ -244,40 +239,25 @@ async def listing(
     return await _states(tx, sealer, session_id, chains, places, written)
 
 
-async def _base(tx: Transaction, session_id: str, checkpoint: Checkpoint) -> bytes:
-    """The seal of the parent that a checkpoint stands on or leans on."""
-    row = await tx.fetch_one(
-        "checkpoints.base",
-        session_id=session_id,
-        namespace=checkpoint.namespace,
-        checkpoint_id=checkpoint.parent_id,
-    )
-    fits = row is not None and row["format"] == TABLE and row["seal"] is not None
-    if row is None or not fits or checkpoint.depth not in (0, row["depth"] + 1):
-        raise Conflict(
-            f"checkpoint {checkpoint.checkpoint_id} stands on {checkpoint.parent_id},"
-            " which is not there"
-        )
-    if checkpoint.depth > DEEPEST:
-        raise Conflict(f"checkpoint {checkpoint.checkpoint_id} stands on too many others")
-    return bytes(row["seal"])
-
-
-async def _seal_of(tx: Transaction, session_id: str, checkpoint: Checkpoint) -> bytes:
-    row = await tx.fetch_one(
-        "checkpoints.base",
-        session_id=session_id,
-        namespace=checkpoint.namespace,
-        checkpoint_id=checkpoint.checkpoint_id,
-    )
-    return b"" if row is None else bytes(row["seal"] or b"")
-
-
-async def _keep_contents(tx: Transaction, session_id: str, stored: Mapping[bytes, bytes]) -> None:
+def _rows(
+    sealer: Sealer,
+    session_id: str,
+    task_id: str,
+    epoch: int,
+    writes: Sequence[Write],
+    stored: Mapping[bytes, bytes],
+) -> list[tuple[str, list[dict[str, Value]]]]:
+    """What keeps contents and writes: queries and their parameters."""
     for key, data in stored.items():
         if key_of(data) != key:
             raise Damaged("a content is not what its key says")
-    await insert_contents(tx, session_id, stored)
+    rows: dict[str, list[dict[str, Value]]] = {}
+    if stored:
+        rows["checkpoints.put_contents"] = [contents_row(session_id, stored)]
+    for write in writes:
+        query, row = write_row(sealer, session_id, write, task_id=task_id, epoch=epoch)
+        rows.setdefault(query, []).append(row)
+    return list(rows.items())
 
 
 async def _states(
@@ -302,7 +282,7 @@ async def _states(
         checkpoint = sealed.checkpoint
         if checkpoint.depth:
             checkpoint = replace(checkpoint, data=snapshot(slots))
-        found.append(State(checkpoint=checkpoint, writes=writes[place]))
+        found.append(State(checkpoint=checkpoint, seal=sealed.seal, writes=writes[place]))
         used += _used(slots, writes[place])
     wanted = list(dict.fromkeys(used))
     return States(found=found, contents=await contents(tx, session_id, wanted))

@@ -1,21 +1,32 @@
 -- name: put
--- Keep a checkpoint; again, if nothing stands on it.
+-- Keep a checkpoint; again, if nothing stands on it. A form is demanded of every row: there is none
+-- for one whose base is not there, or that would change what others stand on.
 insert into checkpoints (
   session_id, namespace, checkpoint_id, parent_id, task_id, epoch, release, encoding, format, depth,
   data, metadata, seal, created_us
 ) values (
   :session_id, :namespace, :checkpoint_id, :parent_id, :task_id, :epoch, :release, :encoding,
-  :format, :depth, :data, :metadata, :seal, now_us()
+  case
+    when exists (
+      select 1 from checkpoints b
+      where b.session_id = :session_id and b.namespace = :namespace
+        and b.checkpoint_id = :parent_id and b.seal = :base)
+      or :base is null
+    then cast(:format as bigint)
+  end,
+  :depth, :data, :metadata, :seal, now_us()
 )
 on conflict (session_id, namespace, checkpoint_id) do update
 set parent_id = excluded.parent_id, task_id = excluded.task_id, epoch = excluded.epoch,
-    release = excluded.release, encoding = excluded.encoding, format = excluded.format,
-    depth = excluded.depth, data = excluded.data, metadata = excluded.metadata,
-    seal = excluded.seal
-where not exists (
-  select 1 from checkpoints c
-  where c.session_id = checkpoints.session_id and c.namespace = checkpoints.namespace
-    and c.parent_id = checkpoints.checkpoint_id and c.depth > 0);
+    release = excluded.release, encoding = excluded.encoding, depth = excluded.depth,
+    data = excluded.data, metadata = excluded.metadata, seal = excluded.seal,
+    format = case
+      when checkpoints.seal = excluded.seal or not exists (
+        select 1 from checkpoints c
+        where c.session_id = checkpoints.session_id and c.namespace = checkpoints.namespace
+          and c.parent_id = checkpoints.checkpoint_id and c.depth > 0)
+      then excluded.format
+    end;
 
 -- name: change
 -- Let a checkpoint stand on another one, or alone.
