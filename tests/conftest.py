@@ -13,6 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's business, not the strategy's.
+settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("penstock")
 
 _SERVER = "PENSTOCK_TEST_POSTGRES"  # postgresql://user@host:port/database; may create databases
 
