@@ -85,7 +85,7 @@ def agent(given):
         if given["then"] == "die":
             os.kill(os.getpid(), 9)
     if what == "neighbour":
-        for number in range(40):
+        for number in range(25):
             step(f"s{number}", lambda: number)
             time.sleep(0.05)
     return {"did": what}
@@ -211,8 +211,8 @@ RUNAWAYS = {
     "bomb": ("processes", {"limit_value": 24}),
     "hogs": ("memory", {"limit_value": 256 << 20}),
     "burners": ("cpu", {"limit_value": 1.0}),
-    "deaf": ("timeout", {"limit_value": 2.0}),
-    "flood": ("timeout", {"limit_value": 2.0}),
+    "deaf": ("timeout", {"limit_value": 1.0}),
+    "flood": ("timeout", {"limit_value": 1.0}),
     "segfault": ("crash", {}),
 }
 
@@ -237,7 +237,7 @@ async def test_only_the_task_that_goes_too_far_ends(world, what, groups):
     await world.until(running)
     outcome, said = RUNAWAYS[what]
     if outcome == "timeout":
-        worker._caps = {"time_seconds": 2.0}  # for what begins now
+        worker._caps = {"time_seconds": 1.0}  # for what begins now
     task = await world.ends(what, 1)
     assert task.outcome == outcome, task.error
     if said:
