@@ -241,3 +241,12 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
         assert [task["output"] for task in done] == list(range(40))
     finally:
         server.stop()
+
+
+def test_workers_are_listed_with_what_they_run(server, penstock):
+    (one,) = json.loads(penstock("workers", "--json").stdout)["items"]
+    assert (one["pid"], one["running"], one["capacity"]) == (server.process.pid, 0, 32)
+    assert one["lease_until_us"] > one["heartbeat_us"] > one["started_us"] - 1
+    said = penstock("workers").stdout
+    assert one["id"] in said
+    assert "taking tasks" in said

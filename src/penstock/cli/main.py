@@ -49,6 +49,7 @@ _COMMANDS = {
     "session": _Command("Running", "sessions", "List, show, end and delete sessions."),
     "logs": _Command("Running", "tasks", "Show what a task printed and did."),
     "worker": _Command("Running", "servers", "Run attempts for the servers of a database."),
+    "workers": _Command("Running", "workers", "List who runs tasks, and how many."),
     "backup": _Command("Keeping", "backups", "Copy everything the server holds into a file."),
     "restore": _Command("Keeping", "backups", "Put a backup into an empty store."),
     "gc": _Command("Keeping", "garbage", "Find and remove what nothing needs."),

@@ -102,6 +102,12 @@ class Routes(RegistryRoutes):
         """A rollout with its evidence and its story."""
         return self._call("GET", f"/api/v1/rollouts/{part(rollout_id)}")
 
+    # ------------------------------------------------------------ workers
+
+    def workers(self) -> Any:
+        """Who runs tasks, the oldest first."""
+        return self._call("GET", "/api/v1/workers")
+
     # ------------------------------------------------------------ sessions and tasks
 
     def create_session(

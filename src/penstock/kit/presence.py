@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 _DEAD = frozenset("ZXx")  # as /proc/PID/stat says it
@@ -38,6 +39,7 @@ def is_gone(name: str) -> bool:
     return found is not None and (found[_START] != rest or found[_STATE] in _DEAD)
 
 
+@cache
 def _where() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

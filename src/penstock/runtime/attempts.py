@@ -95,13 +95,16 @@ class Attempt:
         claimed_at: float,
         publish: Callable[[Delta], None],
         on_modules: Callable[[list[str]], None],
+        owned: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``owned()`` says whether the worker's lease can be trusted at this moment."""
         self.task: Task = claim.task
         self.epoch = claim.epoch
         self._claim = claim
         self._terms = terms
         self._publish = publish
         self._on_modules = on_modules
+        self._owned = owned
         self._journal = Journal(store, claim, terms)
         self._output = Output(limit_bytes=terms.limits.output_bytes)
         self._said: Said = []
@@ -197,7 +200,7 @@ class Attempt:
     async def _serve(self, host: Host, token: str) -> dict[str, Any] | None:
         """Answer the process until it reports its end; None if it ended without a report."""
         replay = await self._journal.replay() if self.epoch > 1 else []
-        await host.send(self._order(replay, token))
+        await self._tell(host, self._order(replay, token))
         now = asyncio.get_running_loop().time()
         self._waited_us = int((now - self._claimed_at) * 1_000_000)
         while True:
@@ -255,7 +258,17 @@ class Attempt:
             # Unanswered: the process must not begin what the next owner will do.
             self._stop(Ending.LOST, "the worker is stopping")
             return
-        await host.send({**reply, **answer.header}, tuple(answer.blobs))
+        await self._tell(host, {**reply, **answer.header}, tuple(answer.blobs))
+
+    async def _tell(
+        self, host: Host, header: dict[str, Any], blobs: tuple[bytes, ...] = ()
+    ) -> None:
+        """Let the process go on, unless this server has slept and another may have the task."""
+        if self._owned():
+            await host.send(header, blobs)
+        else:
+            self.lose("the lease could not be trusted")
+            host.kill()
 
     async def _conclude(self, host: Host, finish: dict[str, Any] | None) -> None:
         """Say what has become of the attempt, then let its process go."""

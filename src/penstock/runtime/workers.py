@@ -311,6 +311,7 @@ class Worker:
             claimed_at=claimed_at,
             publish=self.deltas.publish,
             on_modules=lambda names: self._warm(release, names),
+            owned=lambda: self._heart.trusted,
         )
 
     async def _host(self, release: str, environment: str, policy: Policy, limits: Limits) -> Host:

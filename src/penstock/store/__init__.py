@@ -17,6 +17,7 @@ from typing import TypeVar
 from penstock.rules.checkpoints import Sealer
 from penstock.store.backups import Snapshot
 from penstock.store.commits import Commit
+from penstock.store.databases import Database, Deliver
 from penstock.store.migrate import migrate_postgres, migrate_sqlite
 from penstock.store.postgres import PostgresDatabase
 from penstock.store.sqlite import SqliteDatabase
@@ -30,14 +31,27 @@ T = TypeVar("T")
 class Store:
     """The one object through which the engines reach the database."""
 
-    def __init__(self, *, home: Path, url: str | None = None) -> None:
-        """Use PostgreSQL at ``url``, or SQLite in ``home`` when there is no url."""
+    def __init__(
+        self,
+        *,
+        home: Path,
+        url: str | None = None,
+        database: Callable[[Deliver], Database] | None = None,
+    ) -> None:
+        """Use PostgreSQL at ``url``, or SQLite in ``home`` when there is no url.
+
+        ``database`` makes another one, whose notifications go to the function it is given.
+        """
         # Of this object alone, until the server gives it the installation's secret.
         self.sealer = Sealer(secrets.token_bytes(32))
         self._subscribers: dict[str, list[Callable[[str], None]]] = defaultdict(list)
-        self._database: SqliteDatabase | PostgresDatabase = (
-            PostgresDatabase(url, self._deliver) if url else SqliteDatabase(home, self._deliver)
-        )
+        self._database: Database
+        if database is not None:
+            self._database = database(self._deliver)
+        elif url:
+            self._database = PostgresDatabase(url, self._deliver)
+        else:
+            self._database = SqliteDatabase(home, self._deliver)
 
     @property
     def embedded(self) -> bool:
@@ -53,7 +67,7 @@ class Store:
         """
         if isinstance(self._database, SqliteDatabase):
             await self._database.open(migrate_sqlite)
-        else:
+        elif isinstance(self._database, PostgresDatabase):
             await self._database.open(migrate_postgres)
 
     async def close(self) -> None:

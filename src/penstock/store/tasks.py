@@ -406,6 +406,8 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
     if row["close_session"] and not live:
         await sessions.close(tx, task.session_id)
     elif live:
+        if row["close_session"]:  # it was cancelled before its turn: the others end the session
+            await close_after(tx, task.session_id)
         tx.notify("queue", "")  # the next of this session may begin
     tx.notify("done", task.id)
     return task

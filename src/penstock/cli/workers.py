@@ -1,0 +1,39 @@
+"""Workers: who runs tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.cli.connections import connect, server_options
+from penstock.cli.output import emit, json_option, table, when
+
+
+@click.command()
+@server_options
+@json_option
+def workers(url: str | None, key: str | None, *, as_json: bool) -> None:
+    """List the workers of the installation, with what each of them runs."""
+    with connect(url, key) as client:
+        found = client.workers()
+    emit(found, as_json=as_json, show=_show)
+
+
+def _show(found: dict[str, Any]) -> None:
+    table(
+        ("worker", "host", "process", "runs", "of", "state", "last heartbeat"),
+        [
+            (
+                one["id"],
+                one["host"],
+                one["pid"],
+                one["running"],
+                one["capacity"],
+                "draining" if one["draining"] else "taking tasks",
+                when(one["heartbeat_us"]),
+            )
+            for one in found["items"]
+        ],
+        empty="No worker is running: tasks wait until one does.",
+    )
