@@ -37,6 +37,7 @@ from penstock.actions.rollbacks import RollbackActions
 from penstock.actions.rollouts import RolloutActions
 from penstock.actions.sessions import Judges, SessionActions
 from penstock.actions.signing import SigningActions
+from penstock.actions.states import StateActions
 from penstock.actions.tasks import TaskActions
 from penstock.api.app import build_app
 from penstock.api.completions import Completions
@@ -63,6 +64,7 @@ from penstock.gateway.calls import Calls
 from penstock.rules.checkpoints import Sealer
 from penstock.rules.releases import verified
 from penstock.runtime.sources import Sources
+from penstock.runtime.states import States
 from penstock.runtime.variables import Variables
 from penstock.runtime.workers import Worker
 from penstock.settings import Settings
@@ -164,6 +166,7 @@ class Server:
             caps=settings.caps,
         )
         self._stack.push_async_callback(calls.close)
+        states = States(store, worker.zygotes)
         judges = Judges()
         cutting = ReleaseActions(store, builder, signing)
         environments = EnvironmentActions(store, cutting)
@@ -187,6 +190,7 @@ class Server:
             rollouts=rollouts,
             sessions=SessionActions(store, judges),
             signing=signing,
+            states=StateActions(store, states),
             tasks=TaskActions(store, worker.deltas, judges),
             ready=lambda: self._ready and worker.ready,
         )
@@ -199,6 +203,7 @@ class Server:
         if self.role is Role.SERVER:
             self._control(store)
         self._stack.push_async_callback(worker.drain, settings.drain_seconds)
+        self._stack.push_async_callback(states.stop)
         await worker.start()
         self._ready = True
 

@@ -201,3 +201,15 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(server):
         client.close_session(session)
         with pytest.raises(Conflict, match="closed"):
             client.add_attachment(session, b"x")
+
+
+def test_a_plain_agent_keeps_no_state_and_says_so(penstock, server):
+    with server.client() as client:
+        session = client.create_session("asking")["id"]
+    for arguments in (("state",), ("history",), ("edit", session, "{}")):
+        refused = penstock("session", arguments[0], session, *arguments[2:])
+        assert refused.returncode != 0
+        assert "its agent is a plain function" in refused.stderr
+    assert "has no state to begin with" in penstock("session", "fork", session).stderr
+    unknown = penstock("session", "state", session, "--checkpoint", "none")
+    assert "has no checkpoint none" in unknown.stderr

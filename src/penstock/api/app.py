@@ -26,6 +26,7 @@ from penstock.api import (
     rollouts,
     sessions,
     signing,
+    states,
     streams,
     tasks,
 )
@@ -47,6 +48,7 @@ _MODULES = (
     rollouts,
     sessions,
     signing,
+    states,
     streams,
     tasks,
 )

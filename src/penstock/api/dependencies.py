@@ -25,6 +25,7 @@ from penstock.actions.rollbacks import RollbackActions
 from penstock.actions.rollouts import RolloutActions
 from penstock.actions.sessions import SessionActions
 from penstock.actions.signing import SigningActions
+from penstock.actions.states import StateActions
 from penstock.actions.tasks import TaskActions
 from penstock.domain.access import Actor
 from penstock.domain.errors import Unauthenticated
@@ -50,6 +51,7 @@ class Actions:
     rollouts: RolloutActions
     sessions: SessionActions
     signing: SigningActions
+    states: StateActions
     tasks: TaskActions
     ready: Callable[[], bool]  # whether the server takes work
     attachment_bytes: int  # the largest file that is taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from penstock.cli.output import (
     emit,
     json_option,
     note,
+    short,
     strong,
     table,
     when,
 )
+from penstock.domain.errors import Invalid
 
 
 @click.group()
@@ -128,6 +131,103 @@ def attach(
             session_id, file.read_bytes(), filename=file.name, content_type=kind
         )
     emit(found, as_json=as_json, show=lambda value: click.echo(value["id"]))
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--checkpoint", "checkpoint_id", help="The state at this checkpoint.")
+@server_options
+def state(session_id: str, checkpoint_id: str | None, url: str | None, key: str | None) -> None:
+    """Show the state of SESSION_ID, as JSON."""
+    with connect(url, key) as client:
+        found = client.state(session_id, checkpoint_id=checkpoint_id)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--limit", default=20, show_default=True)
+@click.option("--before", help="Older than this checkpoint.")
+@server_options
+@json_option
+def history(
+    session_id: str,
+    limit: int,
+    before: str | None,
+    url: str | None,
+    key: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """List the states of SESSION_ID, the newest first."""
+    with connect(url, key) as client:
+        found = client.history(session_id, limit=limit, before=before)["items"]
+
+    def show(rows: Any) -> None:
+        table(
+            ("checkpoint", "step", "source", "next", "values"),
+            [
+                (
+                    row["checkpoint_id"],
+                    row["step"],
+                    row["source"],
+                    ", ".join(row["next"]),
+                    short(row["values"], 60),
+                )
+                for row in rows
+            ],
+            empty="No state.",
+        )
+
+    emit(found, as_json=as_json, show=show)
+
+
+@session.command()
+@click.argument("session_id")
+@click.argument("values")
+@click.option("--as-node", help="As if this node had written it.")
+@click.option("--checkpoint", "checkpoint_id", help="Begin at this checkpoint.")
+@server_options
+@json_option
+def edit(
+    session_id: str,
+    values: str,
+    as_node: str | None,
+    checkpoint_id: str | None,
+    url: str | None,
+    key: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Write VALUES, a JSON object, into the state of SESSION_ID."""
+    try:
+        given = json.loads(values)
+    except ValueError as error:
+        raise Invalid(f"the values are no JSON: {error}") from None
+    with connect(url, key) as client:
+        found = client.edit_state(session_id, given, as_node=as_node, checkpoint_id=checkpoint_id)
+    emit(found, as_json=as_json, show=lambda value: click.echo(value["checkpoint_id"]))
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--checkpoint", "checkpoint_id", help="As it was at this checkpoint.")
+@click.option("--user", "user_id", help="Whose the new session is.")
+@server_options
+@json_option
+def fork(
+    session_id: str,
+    checkpoint_id: str | None,
+    user_id: str | None,
+    url: str | None,
+    key: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Begin a new session where SESSION_ID is, or was."""
+    with connect(url, key) as client:
+        found = client.fork_session(session_id, checkpoint_id=checkpoint_id, user_id=user_id)
+    emit(found, as_json=as_json, show=_show)
 
 
 def _deleted(value: Any) -> None:

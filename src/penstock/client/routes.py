@@ -208,6 +208,44 @@ class Routes(RegistryRoutes):
             timeout=SECONDS + seconds,
         )
 
+    def state(self, session_id: str, *, checkpoint_id: str | None = None) -> Any:
+        """The state of a session: the latest, or that of a checkpoint."""
+        params = _given({"checkpoint_id": checkpoint_id})
+        return self._call("GET", f"/api/v1/sessions/{part(session_id)}/state", params=params)
+
+    def history(self, session_id: str, **filters: Any) -> Any:
+        """The states of a session, the newest first; filters: limit, before."""
+        path = f"/api/v1/sessions/{part(session_id)}/history"
+        return self._call("GET", path, params=_given(filters))
+
+    def edit_state(
+        self,
+        session_id: str,
+        values: Any,
+        *,
+        as_node: str | None = None,
+        checkpoint_id: str | None = None,
+    ) -> Any:
+        """Write into the state of a session, as if a node had done it."""
+        body = {"values": values, "as_node": as_node, "checkpoint_id": checkpoint_id}
+        return self._call("POST", f"/api/v1/sessions/{part(session_id)}/state", json=body)
+
+    def fork_session(
+        self,
+        session_id: str,
+        *,
+        checkpoint_id: str | None = None,
+        user_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """A new session that begins where another is, or was at a checkpoint."""
+        body = {
+            "checkpoint_id": checkpoint_id,
+            "user_id": user_id,
+            "metadata": dict(metadata or {}),
+        }
+        return self._call("POST", f"/api/v1/sessions/{part(session_id)}/fork", json=body)
+
     def add_attachment(
         self,
         session_id: str,

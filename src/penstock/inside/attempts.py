@@ -54,6 +54,7 @@ class Attempt:
         self.input: Any = order.get("input")
         self.resume: bool = bool(order.get("resume"))
         self.token: str = order.get("token") or ""
+        self.state: dict[str, Any] | None = order.get("state")  # a wish about it
         self.answers: dict[str, Any] = order.get("answers") or {}
         self.interrupt: Callable[[Any], Any] | None = None  # a framework's own way to ask
         self.stopped = False

@@ -21,6 +21,9 @@ class Runner(Protocol):
     def run(self, attempt: Attempt) -> Any:
         """Run an attempt in this thread and return its output."""
 
+    def look(self, attempt: Attempt) -> Any:
+        """Do what is asked of the session's state, and return what it is."""
+
     async def arun(self, attempt: Attempt) -> Any:
         """Run an attempt on this event loop and return its output."""
 

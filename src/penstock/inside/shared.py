@@ -98,7 +98,9 @@ class _Shared:
         """Run one attempt and report its end; a stopped one ends in silence."""
         context.enter(attempt, alone=False)
         try:
-            if self._runner.is_async:
+            if attempt.state is not None:
+                output = await self._in_thread(partial(self._runner.look, attempt))
+            elif self._runner.is_async:
                 output = await self._runner.arun(attempt)
             else:
                 output = await self._in_thread(partial(self._runner.run, attempt))

@@ -7,14 +7,16 @@ An answer has the same order. Nobody on this side reads a value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from penstock.rules.checkpoints import WHOLE, joined, split
-from penstock.runtime.journals import Journal, Said
-from penstock.store import Transaction, checkpoints, tasks
+from penstock.rules.checkpoints import WHOLE, Sealer, joined, split
+from penstock.runtime.journals import Said
+from penstock.store import Transaction, Work, checkpoints, tasks
 from penstock.store.checkpoints import Checkpoint, State, States, Write
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,62 @@ class Answer:
 DONE = Answer({"ok": True})
 
 
+class Keeper(Protocol):
+    """Who keeps a session's checkpoints: an attempt's journal, or the desk of an edit."""
+
+    @property
+    def task_id(self) -> str:
+        """The task whose checkpoints are written."""
+        ...
+
+    @property
+    def session_id(self) -> str:
+        """The session whose checkpoints are meant."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that they are written under."""
+        ...
+
+    @property
+    def sealer(self) -> Sealer:
+        """What seals them."""
+        ...
+
+    async def commit_checkpoint(
+        self,
+        checkpoint: Checkpoint,
+        said: Said,
+        *,
+        leans: bool = False,
+        stored: Mapping[bytes, bytes] | None = None,
+        writes: Sequence[Write] = (),
+    ) -> None:
+        """Keep a checkpoint with the events and the nodes' writes before it."""
+        ...
+
+    async def commit_writes(
+        self, writes: Sequence[Write], stored: Mapping[bytes, bytes] | None = None
+    ) -> None:
+        """Keep what nodes wrote on top of checkpoints."""
+        ...
+
+    async def commit(self, work: Work[None]) -> None:
+        """Keep something else."""
+        ...
+
+    async def read(self, work: Work[T]) -> T:
+        """Look something up."""
+        ...
+
+    def remember(self, checkpoint: Checkpoint, seal: bytes) -> None:
+        """Know a checkpoint that the next ones may stand on."""
+        ...
+
+
 async def answer(
-    journal: Journal, call: dict[str, Any], blobs: list[bytes], *, said: Said
+    journal: Keeper, call: dict[str, Any], blobs: list[bytes], *, said: Said
 ) -> Answer:
     """Do what a call about checkpoints asks.
 
@@ -57,7 +113,7 @@ async def answer(
     return DONE
 
 
-async def _put(journal: Journal, call: dict[str, Any], blobs: list[bytes], said: Said) -> None:
+async def _put(journal: Keeper, call: dict[str, Any], blobs: list[bytes], said: Said) -> None:
     table, metadata, *rest = blobs
     stored, written = _contents(call, rest)
     namespace, parent = str(call["namespace"]), call["parent_id"]
@@ -79,14 +135,14 @@ async def _put(journal: Journal, call: dict[str, Any], blobs: list[bytes], said:
     )
 
 
-async def _put_writes(journal: Journal, call: dict[str, Any], blobs: list[bytes]) -> None:
+async def _put_writes(journal: Keeper, call: dict[str, Any], blobs: list[bytes]) -> None:
     stored, written = _contents(call, blobs)
     namespace, checkpoint_id = str(call["namespace"]), str(call["checkpoint_id"])
     writes = _writes(namespace, checkpoint_id, call["writes"], written)
     await journal.commit_writes(writes, stored)
 
 
-async def _get(journal: Journal, call: dict[str, Any]) -> Answer:
+async def _get(journal: Keeper, call: dict[str, Any]) -> Answer:
     async def work(tx: Transaction) -> States:
         return await checkpoints.get(
             tx,
@@ -102,7 +158,7 @@ async def _get(journal: Journal, call: dict[str, Any]) -> Answer:
     return _answer(states)
 
 
-async def _list(journal: Journal, call: dict[str, Any]) -> Answer:
+async def _list(journal: Keeper, call: dict[str, Any]) -> Answer:
     async def work(tx: Transaction) -> States:
         return await checkpoints.listing(
             tx,
@@ -118,7 +174,7 @@ async def _list(journal: Journal, call: dict[str, Any]) -> Answer:
     return _answer(await journal.read(work))
 
 
-async def _forget(journal: Journal, call: dict[str, Any]) -> None:
+async def _forget(journal: Keeper, call: dict[str, Any]) -> None:
     """Remove single checkpoints, or those of a thread."""
     within, places = call["within"], [(str(n), str(i)) for n, i in call["places"]]
 
@@ -134,7 +190,7 @@ async def _forget(journal: Journal, call: dict[str, Any]) -> None:
     await journal.commit(work)
 
 
-async def _copy(journal: Journal, call: dict[str, Any]) -> None:
+async def _copy(journal: Keeper, call: dict[str, Any]) -> None:
     within = (str(call["within"]), str(call["to"]))
 
     async def work(tx: Transaction) -> None:

@@ -157,6 +157,20 @@ async def base(
     return int(row["depth"]), bytes(row["seal"])
 
 
+async def latest(tx: Transaction, session_id: str) -> str | None:
+    """The id of a session's latest checkpoint, of its own thread; none if it has no state."""
+    row = await tx.fetch_one("checkpoints.newest", session_id=session_id)
+    return None if row is None else row["checkpoint_id"]
+
+
+async def exists(tx: Transaction, session_id: str, checkpoint_id: str) -> bool:
+    """Whether a session has a checkpoint, of its own thread."""
+    row = await tx.fetch_one(
+        "checkpoints.base", session_id=session_id, namespace="", checkpoint_id=checkpoint_id
+    )
+    return row is not None
+
+
 async def get(
     tx: Transaction,
     *,

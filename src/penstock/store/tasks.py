@@ -352,6 +352,11 @@ async def load(tx: Transaction, *, most: int) -> tuple[int, int]:
     return int(row["backlog"]), int(row["in_flight"])
 
 
+async def hold(tx: Transaction, session_id: str) -> list[Task]:
+    """The tasks of a session that have not ended, which nobody claims before this commit."""
+    return [_record(row) for row in await tx.fetch_all("tasks.hold", session_id=session_id)]
+
+
 async def live_in_session(tx: Transaction, session_id: str) -> tuple[int, int]:
     """How many tasks of a session have not ended, and how many of those will close it."""
     row = await tx.fetch_one("tasks.live_in_session", session_id=session_id)

@@ -128,6 +128,14 @@ class GraphRunner:
             raise Waits(output.waits or [_breakpoint(await graph.aget_state(config))])
         return self._visible(output.state)
 
+    def look(self, attempt: Attempt) -> Any:
+        """Show or edit the state of a session, as LangGraph sees it."""
+        from penstock.inside.frameworks import langgraph_states  # noqa: PLC0415 - rarely needed
+
+        graph = copy.copy(self._graph)
+        graph.checkpointer = self._saver.of(attempt)
+        return langgraph_states.look(graph, attempt.session, attempt.state or {})
+
     def _taps(self, attempt: Attempt) -> bool:
         """Whether this run's updates are heard where they are made.
 

@@ -15,6 +15,10 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 _SINGLE = (inspect.Parameter.POSITIONAL_ONLY, *_NAMED)
 
 
+class Stateless(Exception):
+    """The agent keeps nothing between the tasks of a session."""
+
+
 class PlainRunner:
     """Runs a function of the task's input.
 
@@ -38,6 +42,14 @@ class PlainRunner:
         if inspect.isgenerator(result):
             return _drain(result, attempt)
         return result
+
+    def look(self, attempt: Attempt) -> Any:
+        """Refuse: there is no state.
+
+        Raises:
+            Stateless: always.
+        """
+        raise Stateless(f"session {attempt.session} has no state: its agent is a plain function")
 
     async def arun(self, attempt: Attempt) -> Any:
         """Run an async function to its end."""

@@ -38,6 +38,12 @@ where session_id = :session_id and namespace = :namespace and checkpoint_id = :c
 select format, depth, seal from checkpoints
 where session_id = :session_id and namespace = :namespace and checkpoint_id = :checkpoint_id;
 
+-- name: newest
+-- The latest checkpoint of a session's own thread.
+select checkpoint_id from checkpoints
+where session_id = :session_id and namespace = ''
+order by checkpoint_id desc limit 1;
+
 -- name: chain
 -- A checkpoint (the newest of its namespace, when no id is given) and all that it stands on.
 with recursive chain as (

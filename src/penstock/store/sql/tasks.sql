@@ -162,6 +162,12 @@ select
     select 1 from tasks where state = 'running' limit :most
   ) running) as in_flight;
 
+-- name: hold
+-- The tasks of a session that have not ended, held until the commit: nobody claims one meanwhile.
+update tasks set state = state
+where session_id = :session_id and state in ('queued', 'running', 'waiting')
+returning *;
+
 -- name: live_in_session
 -- Tasks of a session that have not ended, and how many of them end it.
 select count(*) as live, coalesce(sum(close_session), 0) as closing

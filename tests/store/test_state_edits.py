@@ -1,0 +1,87 @@
+"""What an edit of a state holds, and what a fork takes along; on either database."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from penstock.actions.states import StateActions
+from penstock.domain.access import SYSTEM
+from penstock.domain.errors import Conflict, NotFound
+from penstock.rules.checkpoints import snapshot
+from penstock.store import checkpoints, sessions, tasks
+from penstock.store.checkpoints import Checkpoint
+from rollout_world import AGENT, ENVIRONMENT, release
+
+
+@pytest.fixture
+async def digest(store):
+    return (await release(store, "one")).digest
+
+
+async def begin(store, digest):
+    async def work(tx):
+        await sessions.add(
+            tx, session_id="ses_1", agent=AGENT, environment=ENVIRONMENT, release=digest,
+            user_id="u", metadata={"a": 1}, rollout_id=None, arm=None, judge=None,
+        )  # fmt: skip
+        await tasks.add(
+            tx, task_id="task_1", session_id="ses_1", agent=AGENT, environment=ENVIRONMENT,
+            release=digest, given=None,
+        )  # fmt: skip
+
+    await store.transact(work)
+
+
+async def place(store, digest, number, session="ses_1"):
+    checkpoint = Checkpoint(
+        namespace="", checkpoint_id=str(number), parent_id=None, task_id="edit", data=snapshot({}),
+        metadata=b"{}", depth=0,
+    )  # fmt: skip
+    await store.transact(
+        partial(
+            checkpoints.place, checkpoint=checkpoint, sealer=store.sealer, session_id=session,
+            epoch=0, release=digest,
+        )
+    )  # fmt: skip
+
+
+async def test_nobody_claims_a_task_while_its_sessions_state_is_edited(database, store, digest):
+    await begin(store, digest)
+    held, go = asyncio.Event(), asyncio.Event()
+
+    async def edits(tx):
+        found = await tasks.hold(tx, "ses_1")
+        held.set()
+        if database.kind == "postgres":  # an embedded database has one writer anyway
+            await go.wait()
+        return [task.id for task in found]
+
+    editing = asyncio.create_task(store.transact(edits))
+    await held.wait()
+    claim = partial(tasks.claim, worker_id="w", limit=10)
+    if database.kind == "postgres":
+        assert await store.transact(claim) == []
+    go.set()
+    assert await editing == ["task_1"]
+    assert [one.task.id for one in await store.transact(claim)] == ["task_1"]
+
+
+async def test_a_fork_has_the_states_up_to_its_beginning_and_none_that_come_later(store, digest):
+    await begin(store, digest)
+    states = StateActions(store, framework=None)
+    with pytest.raises(Conflict, match="no state"):
+        await states.fork(SYSTEM, "ses_1")
+    for number in (1, 2, 3):
+        await place(store, digest, number)
+    latest = partial(checkpoints.latest, session_id="ses_1")
+    assert await store.read(latest) == "3"
+    forked = await states.fork(SYSTEM, "ses_1", checkpoint_id="2", metadata={"b": 2})
+    assert forked.metadata == {"a": 1, "b": 2, "forked_from": "ses_1"}
+    assert await store.read(partial(checkpoints.latest, session_id=forked.id)) == "2"
+    await place(store, digest, 9, session=forked.id)
+    assert await store.read(latest) == "3"
+    with pytest.raises(NotFound):
+        await states.fork(SYSTEM, "ses_1", checkpoint_id="9")
