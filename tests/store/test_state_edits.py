@@ -7,11 +7,13 @@ from functools import partial
 
 import pytest
 
+from penstock.actions.deletions import DeletionActions
 from penstock.actions.states import StateActions
+from penstock.control.expiries import Expiries
 from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, NotFound
 from penstock.rules.checkpoints import snapshot
-from penstock.store import checkpoints, sessions, tasks
+from penstock.store import attachments, checkpoints, sessions, tasks
 from penstock.store.checkpoints import Checkpoint
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -40,12 +42,15 @@ async def place(store, digest, number, session="ses_1"):
         namespace="", checkpoint_id=str(number), parent_id=None, task_id="edit", data=snapshot({}),
         metadata=b"{}", depth=0,
     )  # fmt: skip
-    await store.transact(
-        partial(
-            checkpoints.place, checkpoint=checkpoint, sealer=store.sealer, session_id=session,
-            epoch=0, release=digest,
-        )
-    )  # fmt: skip
+    commit, _ = checkpoints.of(
+        checkpoint, sealer=store.sealer, session_id=session, epoch=0, release=digest, said=()
+    )
+
+    async def work(tx):
+        for query, rows in commit.rows(0):
+            await tx.execute_many(query, rows)
+
+    await store.transact(work)
 
 
 async def test_nobody_claims_a_task_while_its_sessions_state_is_edited(database, store, digest):
@@ -76,12 +81,24 @@ async def test_a_fork_has_the_states_up_to_its_beginning_and_none_that_come_late
         await states.fork(SYSTEM, "ses_1")
     for number in (1, 2, 3):
         await place(store, digest, number)
+    given = {"attachment_id": "att_1", "digest": "d" * 64, "content": b"file"}
+    await store.transact(
+        partial(
+            attachments.add, session_id="ses_1", content_type="text/plain", filename="f", **given
+        )
+    )
     latest = partial(checkpoints.latest, session_id="ses_1")
     assert await store.read(latest) == "3"
     forked = await states.fork(SYSTEM, "ses_1", checkpoint_id="2", metadata={"b": 2})
     assert forked.metadata == {"a": 1, "b": 2, "forked_from": "ses_1"}
     assert await store.read(partial(checkpoints.latest, session_id=forked.id)) == "2"
     await place(store, digest, 9, session=forked.id)
-    assert await store.read(latest) == "3"
+    # Its files, under the ids that its state names, also when the other session is gone.
+    await store.transact(partial(tasks.cancel, task_id="task_1"))
+    assert await DeletionActions(store).session(SYSTEM, "ses_1")
+    await Expiries(store, quiet_seconds=-1).sweep()
+    kept = partial(attachments.content, session_id=forked.id, attachment_id="att_1")
+    assert (await store.read(kept))[1] == b"file"
+    assert await store.read(partial(checkpoints.latest, session_id=forked.id)) == "9"
     with pytest.raises(NotFound):
-        await states.fork(SYSTEM, "ses_1", checkpoint_id="9")
+        await states.fork(SYSTEM, forked.id, checkpoint_id="3")

@@ -11,7 +11,7 @@ from penstock.domain.sessions import Session
 from penstock.domain.states import State, StateWish
 from penstock.kit.ids import new_id
 from penstock.rules.access import check
-from penstock.store import Store, Transaction, audit, checkpoints, sessions
+from penstock.store import Store, Transaction, attachments, audit, checkpoints, sessions
 
 _MOST = 100
 
@@ -137,6 +137,7 @@ class StateActions:
                 until=until,
                 pending=False,
             )
+            await attachments.copy(tx, session_id=session_id, to_session_id=forked.id)
             return forked
 
         return await self._store.transact(work)

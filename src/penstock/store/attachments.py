@@ -64,6 +64,11 @@ async def of_session(tx: Transaction, session_id: str) -> list[Attachment]:
     ]
 
 
+async def copy(tx: Transaction, *, session_id: str, to_session_id: str) -> None:
+    """Give another session the files of this one, under the same ids."""
+    await tx.execute("attachments.copy", session_id=session_id, to_session_id=to_session_id)
+
+
 def _record(row: Row) -> Attachment:
     return Attachment(
         id=row["id"],
