@@ -104,6 +104,14 @@ def test_version_one_does_the_same_in_several_hierarchies(tmp_path):
     assert group.broken() == ("memory", 77)
 
 
+def test_a_server_that_has_made_room_for_groups_makes_no_more_room(tmp_path):
+    tree = Tree(tmp_path, 2)
+    tree.mkdir(tmp_path / "unified" / "service" / "penstock-server")
+    (tree.proc / "cgroup").write_text("0::/service/penstock-server\n")
+    (join,) = tree.detect().create().joins
+    assert Path(join).parents[2] == tmp_path / "unified" / "service"
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_two_groups_are_two(tmp_path, version):
     cgroups = Tree(tmp_path, version).detect()

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # The kernel counts threads where people count processes.
 _THREADS = 512
+_LEAF = "penstock-server"  # where a server goes to let groups be made beside it (version 2)
 _KILL_ROUNDS = 50
 
 _MEMORY, _PIDS = "memory", "pids"
@@ -237,6 +238,8 @@ def _candidates(mounts: Mapping[str, Path]) -> list[tuple[int, dict[str, Path]]]
     found: list[tuple[int, dict[str, Path]]] = []
     if "" in mounts:
         base = mounts[""]
+        if base.name == _LEAF:  # we have made room already, or whoever started us has
+            base = base.parent
         with contextlib.suppress(OSError):
             if set(_NEEDED) <= set((base / "cgroup.controllers").read_text().split()):
                 found.append((2, dict.fromkeys(_V2, base)))
@@ -258,7 +261,7 @@ def _delegate(base: Path, mkdir: Callable[[Path], None]) -> None:
             raise
     else:
         return
-    leaf = base / "penstock-server"
+    leaf = base / _LEAF
     _make(leaf, mkdir, [])
     _write(leaf / "cgroup.procs", "0")
     try:
