@@ -84,9 +84,15 @@ class Stale(PenstockError):
 
 
 class Exhausted(PenstockError):
-    """A limit, a budget or a queue is full."""
+    """A limit, a budget or a queue is full; ``retry_after_seconds`` says when to try again."""
 
     code = "exhausted"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_seconds: int | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unavailable(PenstockError):

@@ -46,6 +46,8 @@ class Ending(StrEnum):
     LOST = "lost"  # its worker died, or gave it back while draining
     CANCELLED = "cancelled"
     WAITING = "waiting"  # it asks a person and goes on with the answer
+    INTERRUPTED = "interrupted"  # for a later message of its session; what it committed stays
+    ROLLED_BACK = "rolled_back"  # for a later message of its session; as if it had not been
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +64,23 @@ class ResourceClass(StrEnum):
 
     STANDARD = "standard"
     LARGE = "large"
+
+
+class MultitaskStrategy(StrEnum):
+    """What a new task does when its session is busy."""
+
+    ENQUEUE = "enqueue"  # it runs after those before it
+    REJECT = "reject"  # it is refused
+    INTERRUPT = "interrupt"  # those before it are stopped where they are
+    ROLLBACK = "rollback"  # … and what they did to the session is undone
+
+
+class Stop(StrEnum):
+    """What somebody wants a task stopped for; the later ones outweigh the earlier ones."""
+
+    CANCEL = "cancel"
+    INTERRUPT = "interrupt"
+    ROLLBACK = "rollback"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +121,10 @@ class Task:
     waits: tuple[Wait, ...] = ()  # what it waits for, while it does
     wait_until_us: int | None = None  # when it stops waiting; never, if nothing
     stream: Streaming = Streaming()
+    priority: int = 0  # higher first, among the tasks of one user
+    due_us: int = 0  # when it was to run: its order in its session
+    stop: Stop | None = None  # what it is to be stopped for
+    stateless: bool = False  # what its session holds goes with it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +144,7 @@ class Claim:
     task: Task
     epoch: int
     answers: Mapping[str, Any] = field(default_factory=dict)  # to what it last waited for
+    tenant: str = ""  # whose share of the machine it takes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,11 +3,15 @@
 ::
 
     queued ──claim──▶ running ──ok──────────────────────────▶ completed
-     ▲  ▲               │ │ ├──the agent's error, a limit───▶ failed ◀──────waited too long──┐
-     │  │               │ │ ├──cancelled────────────────────▶ cancelled ◀───cancelled────────┤
+     ▲  ▲ │             │ │ ├──the agent's error, a limit───▶ failed ◀──────waited too long──┐
+     │  │ └──stopped────│─│─┼──stopped──────────────────────▶ cancelled ◀───stopped──────────┤
      │  └──died or lost─┘ │ └──died or lost too often───────▶ dead_lettered                  │
      │                    └────asks a person────────────────▶ waiting ───────────────────────┤
      └───────────────────────────────────answered────────────────────────────────────────────┘
+
+    stopped: by a person                   outcome cancelled
+             for a later message           outcome interrupted: what it committed stays
+                                           outcome rolled_back: what it committed is gone
 
 An error the agent raised is its answer and is not tried again: the author decides that with
 ``step(…, retry=…)``. What is tried again is what says nothing about the agent's answer: a process
@@ -23,6 +27,11 @@ A task that asks a person is not over: it keeps its place in its session, so tha
 overtakes it, and holds no process, lease or time limit while it waits. The answers queue it again,
 in the transaction that stores them; the next attempt is given them, and so is the one after it if
 that one dies.
+
+A task is stopped for a person, or for a later message of its session. The wish is kept with the
+task, so whoever brings it to its end obeys it, its own worker or the reaper of another server: a
+task with such a wish never goes back to the queue. What the agent ended by itself before the wish
+reached it stands, unless it is to be undone.
 """
 
 from __future__ import annotations
@@ -32,7 +41,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.domain.errors import Conflict, Invalid
-from penstock.domain.tasks import Ending, ResourceClass, Task, TaskState
+from penstock.domain.tasks import (
+    TERMINAL,
+    Ending,
+    MultitaskStrategy,
+    ResourceClass,
+    Stop,
+    Task,
+    TaskState,
+)
 
 MOST_LOSSES = 10
 
@@ -54,7 +71,21 @@ _STATES = {
     Ending.BUDGET: TaskState.FAILED,
     Ending.TOKENS: TaskState.FAILED,
     Ending.STEPS: TaskState.FAILED,
+    Ending.INTERRUPTED: TaskState.CANCELLED,
+    Ending.ROLLED_BACK: TaskState.CANCELLED,
 }
+
+_STOPPED = {
+    Stop.CANCEL: Ending.CANCELLED,
+    Stop.INTERRUPT: Ending.INTERRUPTED,
+    Stop.ROLLBACK: Ending.ROLLED_BACK,
+}
+_BECAUSE = {
+    Ending.CANCELLED: ("Cancelled", "cancelled"),
+    Ending.INTERRUPTED: ("Interrupted", "stopped for a later message of its session"),
+    Ending.ROLLED_BACK: ("RolledBack", "stopped and undone for a later message of its session"),
+}
+_NOT_ITS_OWN = frozenset({Ending.CANCELLED, Ending.CRASH, Ending.LOST})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,3 +182,45 @@ def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[st
             hint=f"It waits for: {', '.join(waits)}.",
         )
     return dict(given)
+
+
+def makes_way(strategy: MultitaskStrategy) -> Stop | None:
+    """What a new task stops those before it for, if it does."""
+    if strategy is MultitaskStrategy.INTERRUPT:
+        return Stop.INTERRUPT
+    return Stop.ROLLBACK if strategy is MultitaskStrategy.ROLLBACK else None
+
+
+def stopped(stop: Stop) -> Ending:
+    """The outcome of a task that was stopped for this."""
+    return _STOPPED[stop]
+
+
+def under_stop(after: After, ending: Ending, stop: Stop | None) -> tuple[After, Ending]:
+    """What an attempt's ending makes of a task that somebody wants stopped.
+
+    Args:
+        after: what it would make of it otherwise.
+        ending: how the attempt ended.
+        stop: what the task is to be stopped for, as it stands when its end is committed.
+    """
+    if stop is None:
+        return after, ending
+    its_own = after.state in TERMINAL and ending not in _NOT_ITS_OWN
+    if its_own and stop is not Stop.ROLLBACK:
+        return after, ending
+    ending = stopped(stop)
+    return After(state=_STATES[ending], crashes=after.crashes, losses=after.losses), ending
+
+
+def because(ending: Ending) -> dict[str, str] | None:
+    """The error of a task that was stopped; nothing when its ending is its own."""
+    if ending not in _BECAUSE:
+        return None
+    kind, message = _BECAUSE[ending]
+    return {"type": kind, "message": message, "traceback": ""}
+
+
+def undone(ending: Ending) -> bool:
+    """Whether a task that ended like this leaves nothing behind in its session."""
+    return ending is Ending.ROLLED_BACK

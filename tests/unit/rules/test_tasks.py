@@ -5,8 +5,27 @@ from __future__ import annotations
 import pytest
 
 from penstock.domain.errors import Conflict, Invalid
-from penstock.domain.tasks import TERMINAL, Ending, ResourceClass, Task, TaskState, Wait
-from penstock.rules.tasks import MOST_LOSSES, after_attempt, answers, handed_back
+from penstock.domain.tasks import (
+    TERMINAL,
+    Ending,
+    MultitaskStrategy,
+    ResourceClass,
+    Stop,
+    Task,
+    TaskState,
+    Wait,
+)
+from penstock.rules.tasks import (
+    MOST_LOSSES,
+    after_attempt,
+    answers,
+    because,
+    handed_back,
+    makes_way,
+    stopped,
+    under_stop,
+    undone,
+)
 
 
 def a_task(*, crashes=0, losses=0, state=TaskState.RUNNING, waits=()):
@@ -113,3 +132,47 @@ def test_what_nobody_asked_is_a_conflict():
 def test_a_task_that_does_not_wait_takes_no_answer(state):
     with pytest.raises(Conflict, match=state.value):
         answers(a_task(state=state, waits=waiting("a").waits), {"a": 1}, None)
+
+
+OUTCOMES = {
+    Stop.CANCEL: Ending.CANCELLED,
+    Stop.INTERRUPT: Ending.INTERRUPTED,
+    Stop.ROLLBACK: Ending.ROLLED_BACK,
+}
+
+
+@pytest.mark.parametrize("stop", Stop)
+@pytest.mark.parametrize("ending", [Ending.LOST, Ending.CRASH, Ending.CANCELLED, Ending.WAITING])
+@pytest.mark.parametrize("crashes", [0, 99])
+def test_what_is_to_be_stopped_never_goes_back_to_the_queue(stop, ending, crashes):
+    task = a_task(crashes=crashes, losses=crashes)
+    after, outcome = under_stop(after_attempt(task, ending, attempts=3), ending, stop)
+    assert (after.state, outcome) == (TaskState.CANCELLED, OUTCOMES[stop])
+    assert outcome is stopped(stop)
+
+
+@pytest.mark.parametrize("stop", Stop)
+def test_what_is_handed_back_while_it_is_to_be_stopped_ends(stop):
+    after, outcome = under_stop(handed_back(a_task()), Ending.LOST, stop)
+    assert (after.state, outcome) == (TaskState.CANCELLED, OUTCOMES[stop])
+
+
+@pytest.mark.parametrize("ending", [Ending.OK, Ending.ERROR, Ending.TIMEOUT, Ending.BUDGET])
+def test_an_end_of_its_own_stands_unless_it_is_to_be_undone(ending):
+    after = after_attempt(a_task(), ending, attempts=3)
+    assert under_stop(after, ending, None) == (after, ending)
+    assert under_stop(after, ending, Stop.CANCEL) == (after, ending)
+    assert under_stop(after, ending, Stop.INTERRUPT) == (after, ending)
+    then, outcome = under_stop(after, ending, Stop.ROLLBACK)
+    assert (then.state, outcome) == (TaskState.CANCELLED, Ending.ROLLED_BACK)
+
+
+def test_only_a_rollback_leaves_nothing_and_only_what_was_stopped_has_a_reason():
+    assert [ending for ending in Ending if undone(ending)] == [Ending.ROLLED_BACK]
+    assert {ending for ending in Ending if because(ending)} == set(OUTCOMES.values())
+
+
+def test_two_strategies_make_way():
+    assert {s.value: makes_way(s) for s in MultitaskStrategy} == {
+        "enqueue": None, "reject": None, "interrupt": Stop.INTERRUPT, "rollback": Stop.ROLLBACK,
+    }  # fmt: skip
