@@ -191,7 +191,7 @@ class Server:
             sessions=SessionActions(store, judges),
             signing=signing,
             states=StateActions(store, states),
-            tasks=TaskActions(store, worker.deltas, judges),
+            tasks=TaskActions(store, worker.deltas, judges, settings.queue_limits),
             ready=lambda: self._ready and worker.ready,
         )
         api: Any = HotRoutes(build_app(actions), actions)

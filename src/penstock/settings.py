@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.domain.errors import Invalid
+from penstock.domain.queues import QueueLimits
 from penstock.domain.replicas import Scaling
 from penstock.rules.limits import read_caps
 
@@ -18,6 +19,7 @@ DEFAULT_PORT = 8700
 
 _HIGHEST_PORT = 65535
 _MOST_CONCURRENCY = 1000
+_MOST_QUEUED = 10_000_000
 _MOST_REPLICAS = 64
 _MOST_ATTACHMENT_BYTES = 60 << 20  # it reaches an agent in one frame
 
@@ -42,6 +44,7 @@ class Settings:
     concurrency: int = 64  # attempts at once; 0: this server runs none itself
     scaling: Scaling | None = None  # of replicas that this server starts; None: it starts none
     drain_seconds: float = 20.0
+    queue_limits: QueueLimits = field(default_factory=QueueLimits)
     admin_key: str | None = None  # the first key, instead of a random one
     openai_key: str | None = None
     simulated_seed: int = 0
@@ -70,6 +73,10 @@ class Settings:
             concurrency=read("CONCURRENCY", _between(0, _MOST_CONCURRENCY), 0 if scaling else 64),
             scaling=scaling,
             drain_seconds=read("DRAIN_SECONDS", _not_negative, 20.0),
+            queue_limits=QueueLimits(
+                each=read("QUEUE_LIMIT", _between(1, _MOST_QUEUED), QueueLimits.each),
+                total=read("QUEUE_TOTAL_LIMIT", _between(1, _MOST_QUEUED), QueueLimits.total),
+            ),
             admin_key=read("ADMIN_KEY", _key, None),
             openai_key=env.get("OPENAI_API_KEY") or None,
             simulated_seed=read("SIMULATED_SEED", int, 0),

@@ -7,102 +7,53 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.actions.sessions import Judges, begin
+from penstock.actions.sessions import Judges
 from penstock.actions.streams import DeltaSource, Following, Reader
+from penstock.actions.submissions import Submission, Submissions
 from penstock.domain.access import Actor
-from penstock.domain.errors import Conflict, Invalid
-from penstock.domain.sessions import Session
-from penstock.domain.tasks import SETTLED, Event, LogLine, Streaming, Task, TaskState
-from penstock.kit.ids import new_id
+from penstock.domain.errors import Invalid
+from penstock.domain.queues import QueueLimits
+from penstock.domain.tasks import SETTLED, Event, LogLine, Task, TaskState
 from penstock.rules.access import check
-from penstock.rules.streams import begin_behind, shown, streaming
+from penstock.rules.streams import begin_behind, shown
 from penstock.rules.tasks import answers as answers_to
-from penstock.store import Store, Transaction, events, logs, sessions, tasks
+from penstock.store import Store, Transaction, events, logs, tasks
 
 _MOST = 500
 _LONGEST_WAIT_SECONDS = 600.0
-_LONGEST_DELAY_SECONDS = 366 * 86_400.0
 _POLL_SECONDS = 5.0  # a lost notification costs no more than this
 
 
 class TaskActions:
     """What may be done with tasks."""
 
-    def __init__(self, store: Store, deltas: DeltaSource, judges: Judges) -> None:
+    def __init__(
+        self,
+        store: Store,
+        deltas: DeltaSource,
+        judges: Judges,
+        limits: QueueLimits | None = None,
+    ) -> None:
         self._store = store
         self._following = Following(store, deltas)
-        self._judges = judges
+        self._submissions = Submissions(store, judges, limits or QueueLimits())
         self._done = _Bell(store, "done")
 
-    async def create(
-        self,
-        actor: Actor,
-        *,
-        agent: str,
-        input: Any,  # noqa: A002 - what it is called in the API
-        environment: str = "production",
-        session_id: str | None = None,
-        user_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        close_session: bool = False,
-        idempotency_key: str | None = None,
-        delay_seconds: float = 0.0,
-        stream_mode: Sequence[str] | None = None,
-        subgraphs: bool = False,
-    ) -> Task:
+    async def create(self, actor: Actor, asked: Submission) -> Task:
         """Put a task into the queue; once this returns it is not lost any more.
 
-        Without a session it begins one. The same idempotency key gives the same task.
-
-        ``stream_mode`` and ``subgraphs`` say what the task streams; see ``rules/streams.py``.
+        Without a session it begins one. The same request under the same idempotency key gives the
+        same task.
 
         Raises:
             NotFound: no such session, or the agent is not deployed here.
-            Conflict: the session is closed or closing, or belongs to another agent.
-            Invalid: the delay is negative or longer than a year, or there is no such mode.
+            Conflict: the session is closed or closing, belongs to another agent, or is busy and
+                that was to be refused; or the idempotency key stands for another request.
+            Invalid: what is asked for cannot be had together, or lies beyond a year.
+            Exhausted: too many tasks wait already; says when to try again.
         """
         check(actor, "task.create")
-        wished = streaming(stream_mode, subgraphs=subgraphs)
-        if not 0 <= delay_seconds <= _LONGEST_DELAY_SECONDS:
-            raise Invalid("delay_seconds lies between 0 and a year")
-
-        async def work(tx: Transaction) -> Task:
-            if idempotency_key is not None:
-                known = await tasks.by_key(tx, agent=agent, idempotency_key=idempotency_key)
-                if known is not None:
-                    return known
-            if session_id is None:
-                session = await begin(
-                    tx,
-                    self._judges,
-                    agent=agent,
-                    environment=environment,
-                    user_id=user_id,
-                    metadata=metadata or {},
-                )
-            else:
-                session = await self._joined(tx, session_id, agent)
-            return await tasks.add(
-                tx,
-                task_id=new_id("task"),
-                session_id=session.id,
-                agent=agent,
-                environment=session.environment,
-                release=session.release,
-                given=input,
-                delay_seconds=delay_seconds,
-                close_session=close_session,
-                idempotency_key=idempotency_key,
-                stream=None if wished == Streaming() else wished,
-            )
-
-        try:
-            return await self._store.transact(work)
-        except Conflict:
-            # Two requests with one key at the same moment: the other one's task is the answer.
-            if idempotency_key is None:
-                raise
-            return await self._store.transact(work)
+        return await self._submissions.take(asked)
 
     async def get(self, actor: Actor, task_id: str) -> Task:
         """One task.
@@ -270,21 +221,6 @@ class TaskActions:
             return await logs.of_task(tx, task_id, after=(int(epoch), int(number)))
 
         return await self._store.read(work)
-
-    async def _joined(self, tx: Transaction, session_id: str, agent: str) -> Session:
-        """A session that takes one more task."""
-        session = await sessions.lock(tx, session_id)
-        if session.agent != agent:
-            raise Conflict(
-                f"session {session_id} belongs to agent {session.agent}, not {agent}",
-                hint="A session stays with its agent; leave session_id out to begin a new one.",
-            )
-        _, closing = await tasks.live_in_session(tx, session_id)
-        if session.state != "open" or closing:
-            raise Conflict(
-                f"session {session_id} is closed", hint="Leave session_id out to begin a new one."
-            )
-        return session
 
     async def _get(self, task_id: str) -> Task:
         async def work(tx: Transaction) -> Task:

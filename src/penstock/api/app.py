@@ -32,7 +32,7 @@ from penstock.api import (
 )
 from penstock.api.bodies import answer, schemas
 from penstock.api.dependencies import Actions, By
-from penstock.domain.errors import BuildFailed, PenstockError
+from penstock.domain.errors import BuildFailed, Exhausted, PenstockError
 
 _MODULES = (
     access,
@@ -107,11 +107,21 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def _error(status: int, code: str, message: str, hint: str | None, output: str = "") -> Response:
+def _error(
+    status: int,
+    code: str,
+    message: str,
+    hint: str | None,
+    output: str = "",
+    retry_after_seconds: int | None = None,
+) -> Response:
     body: dict[str, Any] = {"code": code, "message": message, "hint": hint}
     if output:
         body["output"] = output
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None  # noqa: PLR2004 - unauthorized
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}  # noqa: PLR2004 - unauthorized
+    if retry_after_seconds is not None:
+        headers["retry-after"] = str(retry_after_seconds)
+        body["retry_after_seconds"] = retry_after_seconds
     return answer({"error": body}, status, headers)
 
 
@@ -120,7 +130,8 @@ async def on_penstock_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, PenstockError)
     output = error.output if isinstance(error, BuildFailed) else ""
     status = _STATUS.get(error.code, 400)
-    return _error(status, error.code, error.message, error.hint, output)
+    later = error.retry_after_seconds if isinstance(error, Exhausted) else None
+    return _error(status, error.code, error.message, error.hint, output, later)
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

@@ -19,7 +19,7 @@ from penstock.actions.streams import Item, Reader
 from penstock.api.bodies import accepts, read
 from penstock.api.dependencies import Asked, By
 from penstock.api.presence import Presence, Receive, gone
-from penstock.api.tasks import CreateTask, place
+from penstock.api.tasks import CreateTask, IdempotencyKey, place
 from penstock.domain.tasks import Delta, Dropped, End
 from penstock.rules.streams import split_kind
 
@@ -45,10 +45,16 @@ Mode = Annotated[str | None, Query(description="Modes separated by commas; all w
 
 
 @router.post("/stream", status_code=201, openapi_extra=accepts(CreateTask))
-async def create_and_stream(request: Request, asked: Asked, by: By, mode: Mode = None) -> Response:
+async def create_and_stream(
+    request: Request,
+    asked: Asked,
+    by: By,
+    mode: Mode = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Put a task into the queue and follow it; the body is that of ``POST /api/v1/tasks``."""
     body = await read(request, CreateTask)
-    task = await place(asked, by, body)
+    task = await place(asked, by, body, idempotency_key)
     reader = await asked.tasks.stream(by, task.id, modes=_modes(mode))
     presence = Presence(asked, by, task.id, cancels=body.on_disconnect == "cancel")
     return EventStream(task.id, reader, asked.stopping, presence=presence, status=201)

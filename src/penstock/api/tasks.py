@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
+from penstock.actions.submissions import Submission
 from penstock.api.bodies import Body, accepts, answer, items, read
 from penstock.api.dependencies import Actions, Asked, By
 from penstock.api.presence import Presence
 from penstock.domain.access import Actor
-from penstock.domain.tasks import SETTLED, Task
+from penstock.domain.errors import Invalid
+from penstock.domain.tasks import SETTLED, MultitaskStrategy, Task
+from penstock.rules.submissions import HIGHEST_PRIORITY
 
 router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
 
@@ -21,6 +24,9 @@ USUAL_WAIT_SECONDS = 30.0
 _CLIENT_GONE = 499  # nobody reads it
 
 Seconds = Annotated[float, Query(ge=0, le=600)]
+
+
+IdempotencyKey = Annotated[str | None, Header()]
 
 
 class CreateTask(Body, frozen=True):
@@ -38,13 +44,23 @@ class CreateTask(Body, frozen=True):
     stream_mode: str | list[str] | None = None
     subgraphs: bool = False
     on_disconnect: Literal["continue", "cancel"] = "continue"
+    run_at: str | None = None  # RFC 3339
+    priority: Annotated[int, msgspec.Meta(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)] = 0
+    multitask_strategy: MultitaskStrategy = MultitaskStrategy.ENQUEUE
+    stateless: bool = False
 
 
 @router.post("", status_code=201, openapi_extra=accepts(CreateTask))
-async def create_task(request: Request, asked: Asked, by: By, wait: Seconds = 0.0) -> Response:
+async def create_task(
+    request: Request,
+    asked: Asked,
+    by: By,
+    wait: Seconds = 0.0,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Put a task into the queue; with ``wait``, answer when it has ended or the time is over."""
     body = await read(request, CreateTask)
-    task = await place(asked, by, body)
+    task = await place(asked, by, body, idempotency_key)
     if wait and task.state not in SETTLED:
         presence = Presence(asked, by, task.id, cancels=body.on_disconnect == "cancel")
         found = await presence.during(asked.tasks.wait(by, task.id, seconds=wait), request.receive)
@@ -54,15 +70,26 @@ async def create_task(request: Request, asked: Asked, by: By, wait: Seconds = 0.
     return answer(task, 201)
 
 
-async def place(asked: Actions, by: Actor, body: CreateTask) -> Task:
-    """Put the task of a request into the queue."""
+async def place(asked: Actions, by: Actor, body: CreateTask, key: str | None) -> Task:
+    """Put the task of a request into the queue; ``key`` is its header Idempotency-Key."""
     given = {name: getattr(body, name) for name in _FIELDS}
     if isinstance(body.stream_mode, str):
         given["stream_mode"] = [body.stream_mode]
-    return await asked.tasks.create(by, **given)
+    given["idempotency_key"] = _one_key(key, body.idempotency_key)
+    return await asked.tasks.create(by, Submission(**given))
 
 
 _FIELDS = tuple(name for name in CreateTask.__struct_fields__ if name != "on_disconnect")
+
+
+def _one_key(header: str | None, member: str | None) -> str | None:
+    """The idempotency key, wherever it stands."""
+    if header is not None and member is not None and header != member:
+        raise Invalid(
+            "the header Idempotency-Key and the body's idempotency_key differ",
+            hint="Send one of them.",
+        )
+    return member if header is None else header
 
 
 @router.get("")

@@ -23,6 +23,7 @@ from penstock.cli.output import (
 )
 from penstock.cli.streams import follow_logs, show_line, stream
 from penstock.domain.errors import Invalid
+from penstock.domain.tasks import MultitaskStrategy
 
 _WAIT = 600.0
 _WAITING = 3  # exit status: a person is asked
@@ -43,6 +44,16 @@ def task() -> None:
 @click.option("--close", is_flag=True, help="Let it be the last of its session.")
 @click.option("--key-once", "idempotency_key", help="The same key gives the same task.")
 @click.option("--delay", type=float, default=0.0, help="Seconds to wait before it runs.")
+@click.option("--at", "run_at", metavar="MOMENT", help="When it runs: 2026-12-24T18:00:00Z.")
+@click.option("--priority", type=click.IntRange(-100, 100), default=0, help="Higher goes first.")
+@click.option(
+    "--multitask-strategy",
+    type=click.Choice([strategy.value for strategy in MultitaskStrategy]),
+    default=MultitaskStrategy.ENQUEUE.value,
+    show_default=True,
+    help="What becomes of the tasks before it, when its session is busy.",
+)
+@click.option("--stateless", is_flag=True, help="Keep its record, and nothing of its session.")
 @click.option("--no-wait", is_flag=True, help="Return once it is in the queue.")
 @server_options
 @json_option

@@ -299,6 +299,9 @@ def _value(status: int, content: bytes) -> Any:
     hint = error.get("hint")
     if error.get("code") == BuildFailed.code:
         raise BuildFailed(message, output=error.get("output") or "", hint=hint)
+    if error.get("code") == Exhausted.code:
+        later = error.get("retry_after_seconds")
+        raise Exhausted(message, hint=hint, retry_after_seconds=later)
     raise _ERRORS.get(str(error.get("code")), PenstockError)(message, hint=hint)
 
 

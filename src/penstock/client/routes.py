@@ -163,10 +163,31 @@ class Routes(RegistryRoutes):
         stream_mode: str | Sequence[str] | None = None,
         subgraphs: bool = False,
         on_disconnect: str = "continue",
+        run_at: str | None = None,
+        priority: int = 0,
+        multitask_strategy: str = "enqueue",
+        stateless: bool = False,
     ) -> Any:
         """Put a task into the queue; with ``wait``, return when it has ended.
 
-        ``on_disconnect="cancel"`` ends the task if this connection breaks while it waits.
+        Args:
+            agent: whose task it is.
+            input: what it is given.
+            wait: seconds to wait for its end.
+            environment: of a new session.
+            session_id: the session it belongs to; a new one without it.
+            user_id: whose session a new one is.
+            metadata: of a new session.
+            close_session: whether the session ends with it.
+            idempotency_key: the same request under the same key gives the same task.
+            delay_seconds: before it runs.
+            run_at: when it runs instead, as RFC 3339 says: ``2026-12-24T18:00:00Z``.
+            priority: from -100 to 100; higher goes first among the tasks of one user.
+            multitask_strategy: when its session is busy: enqueue, reject, interrupt or rollback.
+            stateless: whether what its session holds goes with it.
+            stream_mode: what it streams; see ``docs/tasks.md``.
+            subgraphs: whether graphs inside a graph stream as well.
+            on_disconnect: ``cancel`` ends the task if this connection breaks while it waits.
         """
         body = {
             "agent": agent,
@@ -181,6 +202,10 @@ class Routes(RegistryRoutes):
             "stream_mode": stream_mode,
             "subgraphs": subgraphs,
             "on_disconnect": on_disconnect,
+            "run_at": run_at,
+            "priority": priority,
+            "multitask_strategy": multitask_strategy,
+            "stateless": stateless,
         }
         return self._call(
             "POST",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from penstock.domain.attachments import Attachment
 from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
-from penstock.rules.tasks import After
+from penstock.rules.tasks import After, because, under_stop
 from penstock.runtime.endings import Over, named
 from penstock.store import (
     Store,
@@ -242,8 +243,13 @@ class Journal:
         """
 
         async def work(tx: Transaction) -> bool:
-            over = Over(ending=ending, output=output, error=error, broken=broken)
-            over = await named(tx, self._task, over, self._terms)
+            stop = await tasks.wished_stop(tx, task_id=self._task.id, epoch=self._epoch)
+            then, how = under_stop(after, ending, stop)
+            over = Over(ending=how, output=output, error=because(how) or error, broken=broken)
+            if how is ending:
+                over = await named(tx, self._task, over, self._terms)
+            else:
+                over = replace(over, output=None, broken=None)
             if said:
                 await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
             if printed:
@@ -254,19 +260,19 @@ class Journal:
                     first=self._lines + 1,
                     pieces=printed,
                 )
-            if after.state is TaskState.QUEUED:
+            if then.state is TaskState.QUEUED:
                 await tasks.requeue(
                     tx,
                     task_id=self._task.id,
                     epoch=self._epoch,
-                    crashes=after.crashes,
-                    losses=after.losses,
-                    delay_seconds=after.delay_seconds,
-                    why=_why(after, over),
-                    resource_class=after.resource_class,
+                    crashes=then.crashes,
+                    losses=then.losses,
+                    delay_seconds=then.delay_seconds,
+                    why=_why(then, over),
+                    resource_class=then.resource_class,
                 )
                 return True
-            if after.state is TaskState.WAITING:
+            if then.state is TaskState.WAITING:
                 await tasks.wait(
                     tx,
                     task_id=self._task.id,
@@ -279,17 +285,17 @@ class Journal:
                 tx,
                 task_id=self._task.id,
                 epoch=self._epoch,
-                state=after.state,
+                state=then.state,
                 outcome=over.ending.value,
                 output=over.output,
                 error=over.error,
-                crashes=after.crashes,
-                losses=after.losses,
+                crashes=then.crashes,
+                losses=then.losses,
                 waited_us=waited_us,
             )
             return True
 
-        await self._written(work, self._end_landed(after.state))
+        await self._written(work, self._end_landed())
 
     async def replay(self) -> list[dict[str, Any]]:
         """The steps that earlier attempts have committed; the place is at the last checkpoint."""
@@ -394,11 +400,12 @@ class Journal:
 
         return work
 
-    def _end_landed(self, state: TaskState) -> Work[bool | None]:
+    def _end_landed(self) -> Work[bool | None]:
         async def work(tx: Transaction) -> bool | None:
             task = await tasks.find(tx, self._task.id)
-            mine = task is not None and task.epoch == self._epoch and task.state is state
-            return True if mine else None
+            if task is None or task.epoch != self._epoch or task.state is TaskState.RUNNING:
+                return None
+            return True
 
         return work
 

@@ -25,7 +25,7 @@ from penstock.domain.tasks import Ending, Task, TaskState
 from penstock.kit import presence
 from penstock.kit.clock import steady_seconds
 from penstock.kit.loops import Loop
-from penstock.rules.tasks import After, after_attempt, handed_back
+from penstock.rules.tasks import After, after_attempt, because, handed_back, under_stop
 from penstock.runtime.heartbeats import LEASE_SECONDS
 from penstock.store import Store, Transaction, tasks, workers
 from penstock.store.workers import Registered
@@ -144,6 +144,8 @@ async def given_back(tx: Transaction, *, task: Task) -> None:
 
 async def _end(tx: Transaction, task: Task, after: After, error: dict[str, str]) -> None:
     with contextlib.suppress(Stale):  # its attempt, or another server's reaper, was faster
+        stop = await tasks.wished_stop(tx, task_id=task.id, epoch=task.epoch)
+        after, ending = under_stop(after, Ending.LOST, stop)
         if after.state is TaskState.QUEUED:
             await tasks.requeue(
                 tx,
@@ -152,7 +154,7 @@ async def _end(tx: Transaction, task: Task, after: After, error: dict[str, str])
                 crashes=after.crashes,
                 losses=after.losses,
                 delay_seconds=after.delay_seconds,
-                why={"outcome": Ending.LOST.value, "error": error},
+                why={"outcome": ending.value, "error": error},
             )
         else:
             await tasks.finish(
@@ -160,8 +162,8 @@ async def _end(tx: Transaction, task: Task, after: After, error: dict[str, str])
                 task_id=task.id,
                 epoch=task.epoch,
                 state=after.state,
-                outcome=Ending.LOST.value,
-                error=error,
+                outcome=ending.value,
+                error=because(ending) or error,
                 crashes=after.crashes,
                 losses=after.losses,
             )

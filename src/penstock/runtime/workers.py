@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from penstock.domain.errors import Conflict, PenstockError, Stale, Unavailable
+from penstock.domain.errors import PenstockError, Stale, Unavailable
+from penstock.domain.queues import Turns
 from penstock.domain.releases import Isolation, Limits, Policy
 from penstock.domain.tasks import Claim, Task
 from penstock.drivers.builders import Builder
@@ -27,6 +28,7 @@ from penstock.kit.clock import steady_seconds
 from penstock.kit.loops import Loop
 from penstock.kit.threads import Aside, Beside, LoopThread
 from penstock.rules.limits import Terms
+from penstock.rules.queues import after_claims
 from penstock.runtime.attempts import Attempt, Host
 from penstock.runtime.deltas import Deltas
 from penstock.runtime.evaluations import Evaluations
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _KEEP_SECONDS = 2.0
+_CLAIM_MOST = 32  # tasks in one transaction: what lies due is shared with the other servers
 _STEP_SHARE = 0.5  # of the grace: attempts may end by themselves before they are handed back
 
 
@@ -82,6 +85,7 @@ class Worker:
         # By task and epoch: while an attempt that lost its task dies, the next one may begin here.
         self._attempts: dict[_Key, Attempt] = {}
         self._claimed: set[_Key] = set()  # from the claim to the end of the attempt
+        self._turns = Turns()  # whose tasks were taken last
         self._running: set[asyncio.Task[None]] = set()
         self._shared: dict[tuple[str, str], SharedProcess] = {}
         self._forking = asyncio.Lock()
@@ -212,18 +216,16 @@ class Worker:
 
     async def _claim_some(self) -> bool:
         """Take as many tasks as there is room for; whether there may be more."""
-        free = self._concurrency - len(self._claimed)
+        free = min(_CLAIM_MOST, self._concurrency - len(self._claimed))
         if free <= 0:
             return False  # the end of an attempt wakes this loop
-        worker_id = self.id
+        worker_id, turns = self.id, self._turns
 
         async def work(tx: Transaction) -> list[Claim]:
-            return await tasks.claim(tx, worker_id=worker_id, limit=free)
+            return await tasks.claim(tx, worker_id=worker_id, limit=free, turns=turns)
 
-        try:
-            claims = await self._store.transact(work)
-        except Conflict:
-            return False  # another server was faster with a task of the same session
+        claims = await self._store.transact(work)
+        self._turns = after_claims(turns, claims)
         if worker_id != self.id:
             return True  # taken under a name that was buried meanwhile: a reaper gives them back
         for claim in claims:

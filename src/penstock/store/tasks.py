@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.domain.errors import Conflict, NotFound, Stale
-from penstock.domain.tasks import Claim, Pulse, ResourceClass, Streaming, Task, TaskState, Wait
-from penstock.store import events, sessions
+from penstock.domain.queues import QueueLoad, QueueName, Turns
+from penstock.domain.tasks import (
+    TERMINAL,
+    Claim,
+    Ending,
+    Pulse,
+    ResourceClass,
+    Stop,
+    Streaming,
+    Task,
+    TaskState,
+    Wait,
+)
+from penstock.rules.queues import after_claims, deal
+from penstock.rules.tasks import because, stopped, undone
+from penstock.store import contents, events, queues, sessions
 from penstock.store.transaction import Row, Transaction
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _waits = msgspec.json.Decoder(tuple[Wait, ...]).decode
+
+_RIPEN = 500  # tasks whose time has come, at one look
+_MOST_IN_THE_WAY = 1_000_000
 
 EventItem = tuple[str, Any]  # kind, data
 
@@ -29,11 +47,40 @@ async def add(
     release: str,
     given: Any,
     delay_seconds: float = 0.0,
+    run_at_us: int = 0,
+    priority: int = 0,
     close_session: bool = False,
+    stateless: bool = False,
     idempotency_key: str | None = None,
     stream: Streaming | None = None,
+    request_digest: str | None = None,
+    alone: bool = False,
+    admit: Callable[[QueueLoad, QueueLoad], None] | None = None,
 ) -> Task:
-    """Put a task into the queue; workers hear of it at the commit."""
+    """Put a task into the queue; workers hear of it at the commit.
+
+    Args:
+        tx: in which the session is held, if others may know it.
+        task_id: a fresh one.
+        session_id: its session; the task runs after those of it that are due before.
+        agent: whose queue it is, with the environment.
+        environment: where it runs.
+        release: what it runs on.
+        given: its input.
+        delay_seconds: to wait before it is due.
+        run_at_us: when it is due, if that is later.
+        priority: higher first, among the tasks of one user.
+        close_session: whether the session ends with it.
+        stateless: whether what the session holds goes with it.
+        idempotency_key: that its creator knows it by.
+        request_digest: of what was asked under that key.
+        stream: what its attempts say of themselves, if that is not the usual.
+        alone: whether nothing else can be in the session.
+        admit: is shown how full its queue and all queues are, and raises what it thinks of it.
+    """
+    when = {"delay_us": int(delay_seconds * 1_000_000), "run_at_us": run_at_us}
+    if not alone:
+        await tx.execute("tasks.step_behind", session_id=session_id, **when)
     row = await tx.fetch_one(
         "tasks.add",
         id=task_id,
@@ -42,13 +89,19 @@ async def add(
         environment=environment,
         release=release,
         input=_text(given),
-        delay_us=int(delay_seconds * 1_000_000),
+        **when,
+        priority=priority,
         close_session=int(close_session),
+        stateless=int(stateless),
         idempotency_key=idempotency_key,
         stream=None if stream is None else _text(stream),
+        request_digest=request_digest,
     )
     assert row is not None
     tx.notify("queue", "")
+    loads = await queues.arrive(tx, (agent, environment))
+    if admit is not None:
+        admit(*loads)
     return _record(row)
 
 
@@ -84,10 +137,12 @@ async def pulses(tx: Transaction, task_ids: Sequence[str]) -> dict[str, Pulse]:
     }
 
 
-async def by_key(tx: Transaction, *, agent: str, idempotency_key: str) -> Task | None:
-    """The task that was created under an idempotency key."""
+async def by_key(
+    tx: Transaction, *, agent: str, idempotency_key: str
+) -> tuple[Task, str | None] | None:
+    """The task that was created under an idempotency key, and the digest of what was asked."""
     row = await tx.fetch_one("tasks.by_key", agent=agent, idempotency_key=idempotency_key)
-    return None if row is None else _record(row)
+    return None if row is None else (_record(row), row["request_digest"])
 
 
 async def listing(
@@ -117,20 +172,93 @@ async def of_session(tx: Transaction, session_id: str) -> list[Task]:
     return [_record(row) for row in rows]
 
 
-async def claim(tx: Transaction, *, worker_id: str, limit: int) -> list[Claim]:
-    """Take up to ``limit`` due tasks: a new epoch, the exposure and the event in one commit."""
-    rows = await tx.fetch_all("tasks.claim", worker_id=worker_id, limit=limit)
-    claims = []
-    for row in rows:
-        task = _record(row)
+async def claim(
+    tx: Transaction, *, worker_id: str, limit: int, turns: Turns | None = None
+) -> list[Claim]:
+    """Take up to ``limit`` due tasks: a new epoch, the exposure and the event in one commit.
+
+    Whose tasks they are is dealt out in turns (``rules/queues.py``), beginning behind ``turns``.
+    """
+    turns = turns or Turns()
+    claims: list[Claim] = []
+    while len(claims) < limit:
+        found, more = await _round(tx, worker_id=worker_id, free=limit - len(claims), turns=turns)
+        turns = after_claims(turns, found)
+        claims += found
+        if not more:
+            break
+    begun = Counter(_queue(claim.task) for claim in claims if claim.epoch == 1)
+    for claim in claims:
+        task = claim.task
         await tx.execute("tasks.expose", task_id=task.id, session_id=task.session_id)
         said: list[EventItem] = [("started", {"epoch": task.epoch})]
         if task.epoch > 1:  # what the try before said of this step is void
             said.append(("step.restarted", {"epoch": task.epoch, "step": task.steps}))
         await advance(tx, task_id=task.id, epoch=task.epoch, said=said)
-        answers = {} if row["answers"] is None else _decode(row["answers"])
-        claims.append(Claim(task=task, epoch=task.epoch, answers=answers))
+    await queues.depart(tx, begun)
     return claims
+
+
+async def _round(
+    tx: Transaction, *, worker_id: str, free: int, turns: Turns
+) -> tuple[list[Claim], bool]:
+    """One deal of the free places; what was claimed, and whether another deal may find more."""
+    ready = await _ready(tx)
+    claims: list[Claim] = []
+    more = False
+    for queue, places in deal(free, ready, behind=turns.queue).items():
+        behind = turns.tenants.get(queue)
+        tenants = await _tenants(tx, queue, ready[queue], behind=behind, limit=places)
+        for tenant, number in deal(places, tenants, behind=behind).items():
+            rows = await tx.fetch_all(
+                "tasks.claim",
+                worker_id=worker_id,
+                agent=queue[0],
+                environment=queue[1],
+                tenant=tenant,
+                limit=number,
+            )
+            more = more or len(rows) == number
+            found = [_claim(row, tenant) for row in rows]
+            claims += sorted(found, key=lambda one: (-one.task.priority, one.task.due_us))
+    return claims, more
+
+
+async def _ready(tx: Transaction) -> dict[QueueName, tuple[str, str]]:
+    """The queues that have something to be claimed, each with its first and its last tenant."""
+    rows = await tx.fetch_all("tasks.queues")
+    if rows and rows[0]["ripe"]:
+        await tx.execute("tasks.ripen", limit=_RIPEN)
+        rows = await tx.fetch_all("tasks.queues")
+    return {
+        (row["agent"], row["environment"]): (row["first_tenant"], row["last_tenant"])
+        for row in rows
+        if row["first_tenant"] is not None
+    }
+
+
+async def _tenants(
+    tx: Transaction, queue: QueueName, ends: tuple[str, str], *, behind: str | None, limit: int
+) -> list[str]:
+    """Up to ``limit`` tenants that have something to be claimed: those whose turn is next."""
+    first, last = ends
+    if first == last:
+        return [first]
+    found: list[str] = []
+    for start in dict.fromkeys((behind, None)):
+        if start is None:
+            found.append(first)  # once around: the search goes on behind it
+        rows = await tx.fetch_all(
+            "tasks.tenants",
+            agent=queue[0],
+            environment=queue[1],
+            behind=first if start is None else start,
+            limit=limit,
+        )
+        found += [row["tenant"] for row in rows]
+        if len(set(found)) >= limit:
+            break
+    return list(dict.fromkeys(found))[:limit]
 
 
 async def advance(
@@ -149,6 +277,18 @@ async def advance(
     if said:
         await events.append(tx, task_id=task_id, epoch=epoch, last=row["events"], said=said)
     return int(row["steps"])
+
+
+async def wished_stop(tx: Transaction, *, task_id: str, epoch: int) -> Stop | None:
+    """Pass the fence and hold the task until the commit; what it is to be stopped for.
+
+    Raises:
+        Stale: the epoch no longer owns the task; nothing was written.
+    """
+    row = await tx.fetch_one("tasks.advance", id=task_id, epoch=epoch, steps=0, events=0)
+    if row is None:
+        raise _stale(task_id, epoch)
+    return None if row["stop"] is None else Stop(row["stop"])
 
 
 async def ensure_owned(tx: Transaction, *, task_id: str, epoch: int) -> None:
@@ -230,7 +370,8 @@ async def requeue(
         tx, task_id=task_id, epoch=epoch, last=row["events"], said=[("requeued", dict(why))]
     )
     if row["cancel_requested"]:
-        await cancel(tx, task_id)  # its owner has not heard, and there is nothing left to stop
+        # Its owner has not heard, and there is nothing left to stop.
+        await stop(tx, task_id, Stop(row["stop"] or "cancel"))
         return
     tx.notify("queue", "")
 
@@ -263,8 +404,8 @@ async def wait(
     await events.append(
         tx, task_id=task_id, epoch=epoch, last=task.events, said=[("waiting", {"waits": waits})]
     )
-    if task.cancel_requested:
-        return await cancel(tx, task_id)
+    if task.stop is not None:
+        return await stop(tx, task_id, task.stop)
     tx.notify("done", task_id)
     return task
 
@@ -309,7 +450,7 @@ async def expire_waits(tx: Transaction, *, limit: int) -> list[Task]:
     return ended
 
 
-async def cancel(tx: Transaction, task_id: str) -> Task:
+async def stop(tx: Transaction, task_id: str, why: Stop) -> Task:
     """End a task that waits, or ask the owner of one that runs to stop it.
 
     A task that has ended already is returned as it is.
@@ -317,14 +458,47 @@ async def cancel(tx: Transaction, task_id: str) -> Task:
     Raises:
         NotFound: there is none of this id.
     """
-    row = await tx.fetch_one("tasks.cancel_queued", id=task_id)
-    if row is not None:
-        return await _ended(tx, row)
-    row = await tx.fetch_one("tasks.request_cancel", id=task_id)
-    if row is not None:
-        tx.notify("cancel", task_id)
-        return _record(row)
-    return await get(tx, task_id)
+    ending = stopped(why)
+    while True:
+        row = await tx.fetch_one(
+            "tasks.end_unowned",
+            id=task_id,
+            state=TaskState.CANCELLED.value,
+            outcome=ending.value,
+            stop=why.value,
+            error=None if why is Stop.CANCEL else _text(because(ending)),
+        )
+        if row is not None:
+            if row["epoch"] == 0:
+                await queues.depart(tx, {_queue(_record(row)): 1})
+            return await _ended(tx, row)
+        row = await tx.fetch_one("tasks.request_stop", id=task_id, stop=why.value)
+        if row is not None:
+            tx.notify("cancel", task_id)
+            return _record(row)
+        task = await get(tx, task_id)
+        if task.state in TERMINAL:
+            return task  # else it has changed hands between the two looks
+
+
+async def cancel(tx: Transaction, task_id: str) -> Task:
+    """End a task because a person asked for it; see :func:`stop`."""
+    return await stop(tx, task_id, Stop.CANCEL)
+
+
+async def in_the_way(tx: Transaction, session_id: str, *, limit: int | None = None) -> list[Task]:
+    """The tasks of a session that a new one would have to wait for, in their order."""
+    most = _MOST_IN_THE_WAY if limit is None else limit
+    rows = await tx.fetch_all("tasks.in_the_way", session_id=session_id, limit=most)
+    return [_record(row) for row in rows]
+
+
+async def hold_first(tx: Transaction, session_id: str) -> None:
+    """Hold the first task of a session, the only one that may have begun, until the commit.
+
+    To be done before the session itself is held: whoever ends a task takes the two in this order.
+    """
+    await tx.execute("tasks.hold_first", session_id=session_id)
 
 
 async def orphaned(tx: Transaction, *, limit: int) -> list[Task]:
@@ -358,7 +532,7 @@ async def hold(tx: Transaction, session_id: str) -> list[Task]:
 
 
 async def live_in_session(tx: Transaction, session_id: str) -> tuple[int, int]:
-    """How many tasks of a session have not ended, and how many of those will close it."""
+    """Whether a session has tasks that have not ended, and whether one will close it: 0 or 1."""
     row = await tx.fetch_one("tasks.live_in_session", session_id=session_id)
     assert row is not None
     return int(row["live"]), int(row["closing"])
@@ -407,15 +581,29 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
         cost_nanos=task.cost_nanos,
         busy_us=max(0, busy_us),
     )
-    live, _ = await live_in_session(tx, task.session_id)
-    if row["close_session"] and not live:
-        await sessions.close(tx, task.session_id)
-    elif live:
-        if row["close_session"]:  # it was cancelled before its turn: the others end the session
-            await close_after(tx, task.session_id)
+    if undone(Ending(row["outcome"])):
+        await contents.undo(tx, session_id=task.session_id, task_id=task.id)
+    elif task.stateless:
+        await contents.forget(tx, session_id=task.session_id, task_id=task.id)
+    if await tx.execute("tasks.promote", session_id=task.session_id):
         tx.notify("queue", "")  # the next of this session may begin
+    if row["close_session"]:
+        if (await live_in_session(tx, task.session_id))[0]:
+            # It was cancelled before its turn: the others end the session.
+            await close_after(tx, task.session_id)
+        else:
+            await sessions.close(tx, task.session_id)
     tx.notify("done", task.id)
     return task
+
+
+def _claim(row: Row, tenant: str) -> Claim:
+    answers = {} if row["answers"] is None else _decode(row["answers"])
+    return Claim(task=_record(row), epoch=row["epoch"], answers=answers, tenant=tenant)
+
+
+def _queue(task: Task) -> QueueName:
+    return task.agent, task.environment
 
 
 def _stale(task_id: str, epoch: int) -> Stale:
@@ -454,6 +642,10 @@ def _record(row: Row) -> Task:
         waits=() if row["waits"] is None else _waits(row["waits"]),
         wait_until_us=row["wait_until_us"],
         stream=_streaming(row["stream"]),
+        priority=row["priority"],
+        due_us=row["due_us"],
+        stop=None if row["stop"] is None else Stop(row["stop"]),
+        stateless=bool(row["stateless"]),
     )
 
 

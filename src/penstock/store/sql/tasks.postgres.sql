@@ -1,19 +1,24 @@
+-- name: ripen
+-- As in the general file; servers that look at the same time step around each other's rows.
+update tasks set place = 2
+where id in (
+  select id from tasks
+  where state = 'queued' and place = 1 and run_after_us <= now_us()
+  order by run_after_us
+  limit :limit
+  for update skip locked
+);
+
 -- name: claim
 -- As in the general file; servers that claim at the same time step around each other's rows.
 update tasks
 set state = 'running', epoch = epoch + 1, worker_id = :worker_id,
     started_us = coalesce(started_us, now_us())
 where id in (
-  select t.id from tasks t
-  where t.state = 'queued' and t.run_after_us <= now_us()
-    and not exists (
-      select 1 from tasks r where r.session_id = t.session_id and r.state in ('running', 'waiting'))
-    and not exists (
-      select 1 from tasks q
-      where q.session_id = t.session_id and q.state = 'queued'
-        and (q.epoch > 0 or q.run_after_us <= now_us())
-        and (q.created_us < t.created_us or (q.created_us = t.created_us and q.id < t.id)))
-  order by t.run_after_us, t.id
+  select id from tasks
+  where state = 'queued' and place = 2 and agent = :agent and environment = :environment
+    and tenant = :tenant
+  order by priority desc, run_after_us, id
   limit :limit
   for update skip locked
 )
