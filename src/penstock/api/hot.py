@@ -78,7 +78,8 @@ def _handler(scope: Any) -> Handler | None:
 
 
 async def _create(seconds: float, request: Request, asked: Actions, by: Actor) -> Response:
-    return await tasks.create_task(request, asked, by, seconds)
+    key = request.headers.get("idempotency-key")
+    return await tasks.create_task(request, asked, by, seconds, key)
 
 
 async def _get(task_id: str, _: Request, asked: Actions, by: Actor) -> Response:

@@ -54,7 +54,7 @@ def test_everything_else_is_the_frameworks(request_):
 def test_the_handlers_take_nothing_that_only_the_framework_would_give_them():
     """A new parameter of a handler must be given in ``hot``, too, or read from the request."""
     taken = {
-        tasks.create_task: ["request", "asked", "by", "wait"],
+        tasks.create_task: ["request", "asked", "by", "wait", "idempotency_key"],
         tasks.get_task: ["task_id", "asked", "by"],
         tasks.wait_for_task: ["task_id", "asked", "by", "seconds"],
     }
