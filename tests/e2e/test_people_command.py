@@ -101,9 +101,8 @@ def test_a_stream_stays_open_over_the_answer(server):
                 client.resume_task(task["id"], answer="done")
                 with pytest.raises(Conflict):
                     client.resume_task(task["id"], answer="again")
-        assert [kind for kind in kinds if kind != "step"] == [
-            "started", "waiting", "resumed", "started", "finished",
-        ]  # fmt: skip
+        told = [kind for kind in kinds if kind in ("waiting", "resumed", "finished")]
+        assert told == ["waiting", "resumed", "finished"]
 
 
 def test_a_session_closes_behind_the_answer_and_a_cancel_frees_it(server):
@@ -139,9 +138,9 @@ def test_a_question_that_nobody_answers_ends_in_time(server, tmp_path):
         cut = client.cut_release(packed(tmp_path))
         client.deploy("hasty", ref=cut["release"]["digest"])
         task = client.create_task(agent="hasty", input="?")
-        *_, last = client.stream(task["id"])
+        (last,) = [one for one in client.stream(task["id"]) if one["event"] == "finished"]
         ended = client.task(task["id"])
-    assert (last["event"], last["data"]["data"]["state"]) == ("finished", "failed")
+    assert last["data"]["data"]["state"] == "failed"
     assert (ended["state"], ended["outcome"], ended["waits"]) == ("failed", "timeout", [])
     assert "nobody answered" in ended["error"]["message"]
 
