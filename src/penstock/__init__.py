@@ -23,10 +23,21 @@ lives below and is not imported.
 from __future__ import annotations
 
 from penstock.inside.attachments import attachment
-from penstock.inside.context import ask, step
+from penstock.inside.context import ask, idempotency_key
 from penstock.inside.prompts import prompt
+from penstock.inside.retries import Retry
+from penstock.inside.steps import step
 from penstock.inside.tools import tool
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "ask", "attachment", "prompt", "step", "tool"]
+__all__ = [
+    "Retry",
+    "__version__",
+    "ask",
+    "attachment",
+    "idempotency_key",
+    "prompt",
+    "step",
+    "tool",
+]

@@ -9,14 +9,19 @@ import pytest
 
 from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState
+from penstock.domain.tool_calls import CallState, ToolCall
 from penstock.rules.checkpoints import Sealer, key_of, snapshot
-from penstock.store import Commit, checkpoints, events, sessions, steps, tasks
+from penstock.store import Commit, checkpoints, events, sessions, steps, tasks, tool_calls
 from penstock.store.checkpoints import Checkpoint, Write
 from rollout_world import AGENT, ENVIRONMENT, release
 
 CHECKPOINT = Checkpoint(
     namespace="", checkpoint_id="1", parent_id=None, task_id="task_1", data=snapshot({}),
     metadata=b"{}",
+)  # fmt: skip
+CALL = ToolCall(
+    task_id="task_1", place="0", request="r", number=1, tool="pay", effect="write", retry="never",
+    arguments={"what": "rent"}, epoch=1, state=CallState.BEGUN,
 )  # fmt: skip
 WRITE = Write(node_task="n", number=0, channel="c", path="", data=b"1", checkpoint_id="1")
 SEALER = Sealer(b"key")
@@ -65,6 +70,7 @@ async def everything(store):
             ),
             await tx.fetch_all("checkpoints.writes_of_session", session_id="ses_1"),
             await tx.fetch_all("checkpoints.keys", session_id="ses_1"),
+            await tool_calls.of_task(tx, "task_1"),
         )
 
     return await store.read(work)
@@ -85,6 +91,7 @@ FENCED = {
     "writes": checkpoints.of_writes(
         [WRITE], sealer=SEALER, session_id="ses_1", task_id="task_1", epoch=1, stored=CONTENTS
     ),
+    "tool_call": partial(tool_calls.put, call=CALL),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from penstock.domain.errors import NotFound, PenstockError, Stale, Unavailable
@@ -27,6 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _FIRST_ERROR = 400
+_SCOPE_LENGTH = 64
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 _NO_CACHE = (b"cache-control", b"no-cache")
@@ -162,6 +164,9 @@ class Completions:
                 code="unknown_caller",
                 kind="authentication_error",
             )
+        part = next((v for n, v in scope["headers"] if n == b"x-penstock-scope"), None)
+        if part is not None:
+            return replace(caller, scope=part.decode("latin-1")[:_SCOPE_LENGTH])
         return caller
 
     async def _body(self, scope: Mapping[str, Any], receive: Receive) -> bytes:

@@ -18,6 +18,7 @@ class Caller:
     release: str  # digest
     epoch: int
     step: int  # steps behind the attempt when the call arrived, replayed ones included
+    scope: str = ""  # the part of the agent's work that asks, if its HTTP client said so
 
 
 class Callers(Protocol):

@@ -17,7 +17,7 @@ from penstock.gateway.budgets import Budget, Spent
 from penstock.store import Store, Transaction, exchanges
 from penstock.store.exchanges import Repeatable
 
-_Key = tuple[int, str]  # committed steps, request digest
+_Key = tuple[int | str, str]  # the part of the agent's work that asks; request digest
 
 
 class TaskState:
@@ -38,12 +38,12 @@ class TaskState:
         """The record that answers this call, if an earlier epoch made it; each is given once."""
         if self.epoch <= 1:
             return None
-        key = (caller.step, request_digest)
+        key = (_part(caller), request_digest)
         recorded = self._recorded.get(key)
         if recorded is None:
             loading = self._loading.get(key)
             if loading is None:
-                loading = asyncio.create_task(self._load(key))
+                loading = asyncio.create_task(self._load(key, caller))
                 self._loading[key] = loading
             # Equal calls at the same time wait for one reading; a caller that leaves must not
             # take it away from the others.
@@ -52,16 +52,17 @@ class TaskState:
 
     def put_back(self, caller: Caller, request_digest: str, record: Repeatable) -> None:
         """Give back a record that could not be delivered."""
-        self._recorded[caller.step, request_digest].appendleft(record)
+        self._recorded[_part(caller), request_digest].appendleft(record)
 
-    async def _load(self, key: _Key) -> deque[Repeatable]:
-        step, request_digest = key
+    async def _load(self, key: _Key, caller: Caller) -> deque[Repeatable]:
+        _, request_digest = key
 
         async def work(tx: Transaction) -> list[Repeatable]:
             return await exchanges.repeatable(
                 tx,
                 task_id=self.task_id,
-                step=step,
+                step=caller.step,
+                scope=caller.scope,
                 request_digest=request_digest,
                 epoch=self.epoch,
             )
@@ -72,6 +73,11 @@ class TaskState:
         finally:
             self._loading.pop(key, None)
         return recorded
+
+
+def _part(caller: Caller) -> int | str:
+    """Where in the agent's work a call belongs: its scope, or else the steps behind it."""
+    return caller.scope or caller.step
 
 
 class Tasks:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import inspect
-import json
+import math
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.inside.channel import Refused
 from penstock.inside.frames import FrameError
@@ -38,6 +38,11 @@ class Waits(BaseException):
         self.waits = list(waits)
 
 
+def is_of_tool(wait_id: str) -> bool:
+    """Whether a question is about an interrupted tool call: its answer is the supervisor's."""
+    return wait_id.startswith("tool_")
+
+
 class Attempt:
     """An order, its journal, and its way to the supervisor.
 
@@ -57,6 +62,7 @@ class Attempt:
         self.state: dict[str, Any] | None = order.get("state")  # a wish about it
         self.answers: dict[str, Any] = order.get("answers") or {}
         self.interrupt: Callable[[Any], Any] | None = None  # a framework's own way to ask
+        self.stop_for: Callable[[dict[str, Any]], NoReturn] | None = None  # … and to stop for it
         self.stopped = False
         self.partial: Callable[[], Any] | None = None  # what the work has come to so far
         stream = order.get("stream") or {}
@@ -68,6 +74,7 @@ class Attempt:
         self._asked: list[dict[str, Any]] = []
         self._occurrences: collections.Counter[str] = collections.Counter()
         self._counting = threading.Lock()
+        self._until = time.monotonic() + (order.get("deadline_seconds") or math.inf)
 
     def call(self, op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Reply:
         """Ask the supervisor, blocking this thread.
@@ -110,17 +117,19 @@ class Attempt:
 
     def wait(self, waits: Sequence[dict[str, Any]]) -> None:
         """Report the end of the attempt and what a person is asked before the next one."""
-        if self._asked:
+        if self._asked and self.interrupt is None:
             # What was answered and not reached again is kept; what is asked may be asked alone.
             for key in [key for key in self.answers if key not in self._journal]:
-                self._keep_answer(key)
+                if not is_of_tool(key):
+                    self._keep_answer(key)
+        asked = {wait["id"]: wait for wait in [*waits, *self._asked]}
         self._channel.send(
             {
                 "t": "finish",
                 "a": self.number,
                 "ok": True,
                 "output": None,
-                "waits": jsonable([*self._asked, *waits]),
+                "waits": jsonable(list(asked.values())),
             }
         )
 
@@ -132,12 +141,12 @@ class Attempt:
             raise LookupError(str(error)) from None
         return header["attachment"], content, header["content_type"], header["filename"]
 
-    def ask(self, question: Any) -> Any:
-        """See :func:`penstock.inside.context.ask`."""
+    def ask(self, question: Any, scope: str) -> Any:
+        """See :func:`penstock.inside.context.ask`; ``scope`` is the part of the work that asks."""
         if self.interrupt is not None:
             return self.interrupt(question)
         self._check()
-        key = self._key("ask")
+        key = self.step_key("ask", scope)
         if key in self._journal:
             self.call("step.replayed", key=key)
             return self._journal[key]
@@ -166,39 +175,31 @@ class Attempt:
             return
         self._channel.send(finish)
 
-    def step(
-        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """See :func:`penstock.inside.context.step`."""
-        key = self._key(name)
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-            getattr(fn, "__call__", None)  # noqa: B004 - an object's async __call__, not callability
-        ):
-            return self._async_step(key, fn, args, kwargs)
-        if key in self._journal:
-            # The supervisor counts along: a model call behind this step is known by its place.
-            self.call("step.replayed", key=key)
-            return self._journal[key]
-        output = _journaled(name, fn(*args, **kwargs))
-        self.call("step.commit", key=key, output=output)
-        return output
+    def wait_for(self, wait: dict[str, Any]) -> NoReturn:
+        """End the attempt, because a person must say what became of an interrupted call."""
+        self._asked.append(wait)  # also when the agent catches what is raised here
+        if self.stop_for is not None:
+            self.stop_for(wait)
+        raise Waits(())
 
-    async def _async_step(
-        self, key: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """A step whose function is async."""
-        if key in self._journal:
-            await self.acall("step.replayed", key=key)
-            return self._journal[key]
-        output = _journaled(key, await fn(*args, **kwargs))
-        await self.acall("step.commit", key=key, output=output)
-        return output
-
-    def _key(self, name: str) -> str:
-        """The name of a step, with how often it has come up."""
+    def step_key(self, name: str, scope: str) -> str:
+        """The journal's key of the step that is reached now, in a part of the agent's work."""
+        key = f"{scope}/{name}" if scope else name
         with self._counting:
-            self._occurrences[name] += 1
-            return f"{name}#{self._occurrences[name]}"
+            self._occurrences[key] += 1
+            return f"{key}#{self._occurrences[key]}"
+
+    def has_journaled(self, key: str) -> bool:
+        """Whether an earlier attempt has committed a step."""
+        return key in self._journal
+
+    def journaled(self, key: str) -> Any:
+        """What a step gave that an earlier attempt has committed."""
+        return self._journal[key]
+
+    def seconds_left(self) -> float:
+        """How long the attempt may still take."""
+        return self._until - time.monotonic()
 
     def _report(self, header: dict[str, Any]) -> None:
         try:
@@ -226,17 +227,3 @@ class Attempt:
             self._on_stale()
             raise Stopped
         raise Refused(error.get("message") or "the supervisor refused a call")
-
-
-def _journaled(name: str, output: Any) -> Any:
-    """A step's result as its journal will give it back."""
-    if inspect.isawaitable(output):
-        if inspect.iscoroutine(output):
-            output.close()
-        raise TypeError(
-            f"step {name!r}: give step() the async function itself, not a wrapper of it"
-        )
-    try:
-        return json.loads(json.dumps(output, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"step {name!r} returned what JSON cannot hold: {error}") from error

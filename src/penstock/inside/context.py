@@ -1,18 +1,16 @@
-"""Which attempt the running code belongs to, and the step journal an agent's author uses."""
+"""Which attempt the running code belongs to, and which part of the agent's work it is."""
 
 from __future__ import annotations
 
+import sys
 from contextvars import ContextVar
 
 TYPE_CHECKING = False  # typing is not imported for it: this module is on every agent's import path
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, ParamSpec, TypeVar
+    from contextvars import Token
+    from typing import Any
 
     from penstock.inside.attempts import Attempt
-
-    P = ParamSpec("P")
-    T = TypeVar("T")
 
 _current: ContextVar[Attempt | None] = ContextVar("penstock_attempt", default=None)
 
@@ -20,10 +18,22 @@ _current: ContextVar[Attempt | None] = ContextVar("penstock_attempt", default=No
 # variables, so the process remembers it too.
 _alone: Attempt | None = None
 
+# The step or tool call that the code is inside of, and the node of a graph that this was in.
+_scope: ContextVar[tuple[str, str]] = ContextVar("penstock_scope", default=("", ""))
+
+_key: ContextVar[str | None] = ContextVar("penstock_key", default=None)
+
+_LANGCHAIN = "langchain_core.runnables.config"
+
 
 def current() -> Attempt | None:
     """The attempt that the calling code belongs to; None outside of Penstock."""
     return _current.get() or _alone
+
+
+def alone() -> bool:
+    """Whether this process holds one attempt only."""
+    return _alone is not None
 
 
 def enter(attempt: Attempt, *, alone: bool) -> None:
@@ -34,22 +44,59 @@ def enter(attempt: Attempt, *, alone: bool) -> None:
         _alone = attempt
 
 
-def step(name: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``fn`` once per task: its result is journaled and not computed again after a restart.
+def scope() -> str:
+    """The part of the agent's work that the calling code is: the same at every attempt.
 
-    The journal knows a step by ``name`` and by how often that name has come up in this task, so a
-    step must be reached in the same order every time. The result must be JSON (it comes back as
-    JSON would give it: a tuple as a list). ``fn`` may be async; then await what this returns.
-    Outside of Penstock this just calls.
-
-    Raises:
-        TypeError: the result is not JSON.
+    It is made of the step or the tool call the code is inside of, and of the node of a graph that
+    runs it, which LangGraph names by the checkpoint it began at. Empty for the agent's own course.
     """
-    attempt = current()
-    if attempt is None:
-        return fn(*args, **kwargs)
-    result: T = attempt.step(name, fn, args, kwargs)
-    return result
+    own, begun_in = _scope.get()
+    node = graph_node()
+    if not own:
+        return node
+    return own if node == begun_in else f"{own}|{node}"
+
+
+def graph_node() -> str:
+    """The node of a LangGraph graph that the calling code runs in; empty outside of one."""
+    module = sys.modules.get(_LANGCHAIN)
+    if module is None:
+        return ""
+    config = module.var_child_runnable_config.get()
+    if not config:
+        return ""
+    known: str = (config.get("configurable") or {}).get("checkpoint_ns") or ""
+    return known
+
+
+def descend(scope: str) -> Token[tuple[str, str]]:
+    """Be inside ``scope`` from now on, until :func:`ascend`."""
+    return _scope.set((scope, graph_node()))
+
+
+def ascend(token: Token[tuple[str, str]]) -> None:
+    """Leave a scope again."""
+    _scope.reset(token)
+
+
+def hold_key(key: str | None) -> Token[str | None]:
+    """Be inside the call of this key from now on, until :func:`drop_key`."""
+    return _key.set(key)
+
+
+def drop_key(token: Token[str | None]) -> None:
+    """Leave a call again."""
+    _key.reset(token)
+
+
+def idempotency_key() -> str | None:
+    """The key of the tool call that the calling code is inside of; None outside of one.
+
+    It is the same whenever this very call is made again after a restart. Pass it to a service that
+    recognises a request it has seen (often as the header ``Idempotency-Key``), and declare the tool
+    ``retry="keyed"``.
+    """
+    return _key.get()
 
 
 def ask(question: Any) -> Any:
@@ -67,4 +114,4 @@ def ask(question: Any) -> Any:
     attempt = current()
     if attempt is None:
         return input(f"{question}\n> ")
-    return attempt.ask(question)
+    return attempt.ask(question, scope())

@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import inspect
 import math
-import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from penstock.inside.entrypoints import Runner
 
 _THREADS = 64
-_HEADER = "x-penstock-attempt"
-_CLIENTS = ("httpx", "httpx2")
 _LINE_LIMIT = 64 * 1024
 
 
@@ -61,7 +58,6 @@ class _Shared:
             header = await frames.get()
             kind = header.get("t")
             if kind == "order":
-                _sign_requests()
                 self._start(header)
             elif kind == "evaluate":
                 task = asyncio.create_task(self._evaluate(header))
@@ -220,32 +216,3 @@ class _Attributed:
 
     def _send(self, number: int, text: str) -> None:
         self._channel.send({"t": "log", "a": number, "stream": self._name, "text": text})
-
-
-def _sign_requests() -> None:
-    """Make the HTTP clients that are loaded name the attempt in requests to the gateway.
-
-    Only there: the token must not reach anyone else.
-    """
-    gateway = os.environ.get("PENSTOCK_GATEWAY", "").rstrip("/")
-    if not gateway:
-        return
-    for name in _CLIENTS:
-        module = sys.modules.get(name)
-        for kind in ("Client", "AsyncClient"):
-            client = getattr(module, kind, None)
-            if client is not None and not hasattr(client.send, "__penstock__"):
-                client.send = _signing(client.send, gateway + "/")
-
-
-def _signing(send: Callable[..., Any], gateway: str) -> Callable[..., Any]:
-    """A client's ``send`` that adds the attempt's token."""
-
-    def signed(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        attempt = context.current()
-        if attempt is not None and attempt.token and str(request.url).startswith(gateway):
-            request.headers[_HEADER] = attempt.token
-        return send(client, request, *args, **kwargs)
-
-    signed.__penstock__ = True  # type: ignore[attr-defined]
-    return signed

@@ -89,13 +89,18 @@ class Zygote:
 
     def load(self, started: float) -> None:
         """Import prompts and entrypoint and get ready to fork; exits with status 3 on failure."""
-        from penstock.inside import entrypoints, prompts, tracebacks, warming  # noqa: PLC0415 - see main
+        from penstock.inside import declarations, entrypoints, prompts, tracebacks, warming  # noqa: PLC0415 - see main
         from penstock.inside.frames import PROTOCOL  # noqa: PLC0415 - see main
+        from penstock.inside.frameworks import hooks  # noqa: PLC0415 - see main
 
         if vendor := self._config.get("vendor"):
             sys.path.append(vendor)
         try:
             prompts.pin(self._config.get("prompts") or {})
+            declarations.pin(
+                self._config.get("tools") or [], self._config.get("tools_default") or {}
+            )
+            hooks.install()
             self._runner = entrypoints.load(self._config["entrypoint"])
         except BaseException as error:  # noqa: BLE001 - whatever an agent's import does is reported
             self._send({"t": "failed", "error": tracebacks.describe(error, self._project)})

@@ -24,6 +24,7 @@ from penstock.runtime.calls import Answer, answer_call
 from penstock.runtime.endings import Over, of_limit, reported, stopped, unreported
 from penstock.runtime.journals import Journal, Said, StepsSpent
 from penstock.runtime.outputs import Output
+from penstock.runtime.tool_calls import ToolCalls
 from penstock.store import Store
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Attempt:
         self._on_modules = on_modules
         self._owned = owned
         self._journal = Journal(store, claim, terms)
+        self._tool_calls = ToolCalls(self._journal, epoch=claim.epoch, answers=claim.answers)
         self._output = Output(limit_bytes=terms.limits.output_bytes)
         self._said: Said = []
         self._host: Host | None = None
@@ -244,7 +246,10 @@ class Attempt:
         reply = {"t": "reply", "a": header["a"], "id": header["id"]}
         before = self._journal.steps
         try:
-            answer = await answer_call(self._journal, header, blobs, said=self._take_said)
+            if header["op"].startswith("tool."):
+                answer = await self._tool_calls.answer(header, blobs)
+            else:
+                answer = await answer_call(self._journal, header, blobs, said=self._take_said)
         except Stale as error:
             await host.send(
                 {**reply, "ok": False, "error": {"type": "stale", "message": str(error)}}

@@ -13,6 +13,7 @@ import msgspec
 from penstock.domain.attachments import Attachment
 from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState, Wait
+from penstock.domain.tool_calls import ToolCall
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After, because, under_stop
 from penstock.runtime.endings import Over, named
@@ -26,6 +27,7 @@ from penstock.store import (
     logs,
     steps,
     tasks,
+    tool_calls,
 )
 from penstock.store.checkpoints import Checkpoint, Write
 
@@ -49,7 +51,8 @@ class Journal:
 
     ``steps`` counts what the task has committed; ``place`` is where in the agent's work this one
     stands. They differ while a restarted plain function is led past its journaled steps: a model
-    call it repeats there is known by its place, not by how far the task once was.
+    call it repeats there is known by its place, not by how far the task once was. ``base`` is the
+    last checkpoint: where a framework would go on.
 
     A database that does not answer is asked again for as long as the attempt lives: its worker
     ends it when the lease is in danger. A commit whose answer was lost may have landed, so what a
@@ -69,6 +72,7 @@ class Journal:
         self._bases: dict[tuple[str, str], tuple[int, bytes]] = {}  # depth and seal, by place
         self.steps = claim.task.steps
         self.place = 0 if claim.epoch == 1 else claim.task.steps
+        self.base = self.place
 
     async def commit_step(self, key: str, output: Any, said: Said) -> None:
         """Commit a step with the events before it.
@@ -126,6 +130,7 @@ class Journal:
                 f"checkpoint {checkpoint.checkpoint_id} cannot be kept: {error}"
             ) from error
         self.place += 1
+        self.base = self.steps
         self.remember(checkpoint, seal)
 
     def remember(self, checkpoint: Checkpoint, seal: bytes) -> None:
@@ -305,6 +310,7 @@ class Journal:
             return journaled, await steps.last_checkpoint(tx, self._task.id)
 
         journaled, self.place = await self._reading(work)
+        self.base = self.place
         return journaled
 
     def pass_replayed(self) -> None:
@@ -314,6 +320,32 @@ class Journal:
     async def read(self, work: Work[T]) -> T:
         """What a unit of work finds; it may not write."""
         return await self._reading(work)
+
+    async def tool_call(self, made: ToolCall) -> ToolCall | None:
+        """What earlier attempts have on record of a call that is about to be made."""
+
+        async def work(tx: Transaction) -> ToolCall | None:
+            return await tool_calls.find(
+                tx,
+                task_id=made.task_id,
+                place=made.place,
+                request=made.request,
+                number=made.number,
+            )
+
+        return await self._reading(work)
+
+    async def commit_tool_call(self, call: ToolCall) -> None:
+        """Keep a tool call as it stands; a second try writes the same again.
+
+        Raises:
+            Stale: another attempt owns the task.
+        """
+
+        async def work(tx: Transaction) -> None:
+            await tool_calls.put(tx, call)
+
+        await self._landing(work)
 
     def _may_step(self) -> None:
         most = self._terms.limits.steps

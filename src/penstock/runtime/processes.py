@@ -335,6 +335,10 @@ def _spawn(
         "project": launch.project,
         "vendor": launch.vendor,
         "prompts": dict(launch.prompts),
+        "tools": [
+            {"name": tool.name, "effect": tool.effect, "retry": tool.retry}
+            for tool in launch.manifest.tools
+        ],
     }
     start = _START.format(paths=[launch.inside, launch.project, *launch.paths])
     return subprocess.Popen(  # noqa: S603 - the interpreter of the release's own environment

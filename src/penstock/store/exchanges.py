@@ -67,6 +67,7 @@ async def add(tx: Transaction, exchange: Exchange) -> None:
         release=caller.release,
         epoch=caller.epoch,
         step=caller.step,
+        scope=caller.scope,
         alias=exchange.alias,
         request_digest=exchange.request_digest,
         request=_text(exchange.request),
@@ -124,13 +125,17 @@ def _standing(row: Row) -> Standing:
 
 
 async def repeatable(
-    tx: Transaction, *, task_id: str, step: int, request_digest: str, epoch: int
+    tx: Transaction, *, task_id: str, step: int, scope: str, request_digest: str, epoch: int
 ) -> list[Repeatable]:
-    """What earlier epochs recorded for this request and ``epoch`` has not used yet, in order."""
+    """What earlier epochs recorded for this request and ``epoch`` has not used yet, in order.
+
+    A call that names its scope is known by it, any other by the steps that were behind it.
+    """
     rows = await tx.fetch_all(
         "exchanges.repeatable",
         task_id=task_id,
         step=step,
+        scope=scope,
         request_digest=request_digest,
         epoch=epoch,
     )
@@ -207,6 +212,7 @@ def _record(row: Row) -> Exchange:
             release=row["release"],
             epoch=row["epoch"],
             step=row["step"],
+            scope=row["scope"],
         ),
         alias=row["alias"],
         request_digest=row["request_digest"],

@@ -201,12 +201,12 @@ class TestPrompts:
 
 
 class TestTools:
-    def test_a_tool_is_marked_and_otherwise_untouched(self):
+    def test_a_tool_is_marked(self):
         def look(number: int) -> str:
             return str(number)
 
         marked = penstock.tool(effect="read", retry="safe")(look)
-        assert marked is look
+        assert marked.__wrapped__ is look
         assert marked.__penstock_tool__ == {"effect": "read", "retry": "safe"}
 
     @pytest.mark.parametrize("wrong", [{"effect": "reads"}, {"retry": "maybe"}])

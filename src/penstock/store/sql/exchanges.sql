@@ -1,12 +1,12 @@
 -- name: add
 -- Record one exchange.
 insert into exchanges (
-  id, task_id, session_id, agent, release, epoch, step, alias, request_digest, request, response,
+  id, task_id, session_id, agent, release, epoch, step, scope, alias, request_digest, request, response,
   status, outcome, streamed, provider, model, model_returned, fingerprint, attempts, replayed_from,
   input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_nanos,
   started_us, first_token_us, duration_us
 ) values (
-  :id, :task_id, :session_id, :agent, :release, :epoch, :step, :alias, :request_digest, :request,
+  :id, :task_id, :session_id, :agent, :release, :epoch, :step, :scope, :alias, :request_digest, :request,
   :response, :status, :outcome, :streamed, :provider, :model, :model_returned, :fingerprint,
   :attempts, :replayed_from, :input_tokens, :output_tokens, :cached_tokens, :reasoning_tokens,
   :cost_nanos, :started_us, :first_token_us, :duration_us
@@ -31,7 +31,8 @@ select cost_nanos, tokens, epoch from tasks where id = :task_id;
 select e.id, e.response, e.streamed, e.provider, e.model, e.model_returned, e.fingerprint,
        e.input_tokens, e.output_tokens, e.cached_tokens, e.reasoning_tokens
 from exchanges e
-where e.task_id = :task_id and e.step = :step and e.request_digest = :request_digest
+where e.task_id = :task_id and e.request_digest = :request_digest
+  and e.scope = :scope and (:scope <> '' or e.step = :step)
   and e.epoch < :epoch and e.outcome = 'ok' and e.replayed_from is null
   and not exists (
     select 1 from exchanges used
