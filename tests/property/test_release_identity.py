@@ -12,6 +12,7 @@ from penstock.domain.components import ComponentKind
 from penstock.domain.releases import FileEntry, Limits, ModelPin, Policy, Tool, ToolSource
 from penstock.rules.releases import (
     Parts,
+    canonical,
     contents,
     digest_json,
     manifest,
@@ -74,6 +75,7 @@ PARTS = st.builds(
         st.builds(ToolSource, name=NAMES, kind=st.just("mcp"), location=NAMES, version=NAMES),
         max_size=1,
     ).map(tuple),
+    tools_default=st.dictionaries(st.just("retry"), st.sampled_from(["safe", "keyed"]), max_size=1),
 )
 
 
@@ -151,3 +153,13 @@ def test_one_component_can_be_exchanged_for_another_releases(parts, other, kind)
     for one in ComponentKind:
         source = manifest(other if one is kind else parts)
         assert mixed.components[one] == source.components[one]
+
+
+@given(PARTS)
+def test_a_setting_that_a_project_does_not_use_is_not_in_its_digest(parts):
+    plain = manifest(replace(parts, tools_default={}))
+    assert b"tools_default" not in canonical(plain)
+    said = manifest(replace(parts, tools_default={"retry": "safe"}))
+    changed = {kind for kind in ComponentKind if plain.components[kind] != said.components[kind]}
+    assert changed == {ComponentKind.TOOLS}
+    assert release_digest(plain) != release_digest(said)

@@ -132,6 +132,7 @@ class Manifest:
     paths: tuple[str, ...] = ()  # directories of the project that modules are imported from, too
     state_types: tuple[str, ...] = ()  # module:name of the classes a checkpoint may hold
     sources: tuple[ToolSource, ...] = ()  # where tools come from that are not in the code
+    tools_default: Mapping[str, str] = field(default_factory=dict)  # of undeclared: effect, retry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

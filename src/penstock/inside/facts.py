@@ -25,11 +25,12 @@ def main() -> None:
     config: dict[str, Any] = json.loads(sys.argv[2])
     del sys.argv[1:]
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
-    from penstock.inside import tracebacks  # noqa: PLC0415 - after the environment is set
+    from penstock.inside import declarations, tracebacks  # noqa: PLC0415 - after it is set
 
     where = "entrypoint"
     try:
         _pin_prompts(config)
+        declarations.pin([], config["tools_default"])
         facts = _entrypoint(config["entrypoint"])
         facts["tools"] = []
         facts["tool_files"] = []
@@ -158,32 +159,38 @@ def _tools(module: Any) -> list[dict[str, Any]]:
         if inspect.isfunction(value) and mark and value.__module__ == module.__name__:
             schema = _schema(value)
             said = inspect.getdoc(value) or ""
-            found.append(_tool(value.__name__, said, schema, module, mark))
-        elif _is_langchain_tool(value):
-            model: Any = getattr(value, "tool_call_schema", None)
+            found.append(_tool(value.__name__, said, schema, module, value))
+        elif _is_tool_object(value):
+            # LangChain's shows what the model is shown, CrewAI's all that the function takes.
+            model: Any = getattr(value, "tool_call_schema", None) or value.args_schema
             schema = model.model_json_schema() if hasattr(model, "model_json_schema") else model
-            function = getattr(value, "func", None) or getattr(value, "coroutine", None)
-            mark = getattr(function, "__penstock_tool__", None) or {}
-            found.append(_tool(value.name, value.description, schema or {}, module, mark))
+            functions = (getattr(value, "func", None), getattr(value, "coroutine", None))
+            found.append(
+                _tool(value.name, value.description, schema or {}, module, value, *functions)
+            )
     return found
 
 
 def _tool(
-    name: str, description: str, schema: dict[str, Any], module: Any, mark: dict[str, str]
+    name: str, description: str, schema: dict[str, Any], module: Any, *marked: Any
 ) -> dict[str, Any]:
+    from penstock.inside import declarations  # noqa: PLC0415 - see main
+
+    mark = declarations.of(name, *marked)
     return {
         "name": name,
         "description": description,
         "schema": schema,
         "module": module.__name__,
-        "effect": mark.get("effect", "write"),
-        "retry": mark.get("retry", "never"),
+        "effect": mark["effect"],
+        "retry": mark["retry"],
     }
 
 
-def _is_langchain_tool(value: Any) -> bool:
+def _is_tool_object(value: Any) -> bool:
+    """Whether a value is a tool of LangChain or CrewAI."""
     return any(
-        base.__name__ == "BaseTool" and base.__module__.startswith("langchain_core.")
+        base.__name__ == "BaseTool" and base.__module__.startswith(("langchain_core.", "crewai."))
         for base in type(value).__mro__
     )
 

@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from penstock.domain.releases import ToolSource
-from penstock.rules.documents import Document, Path
+from penstock.rules.documents import Document, Path, under
 from penstock.rules.documents import name as place
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_WORDS = {"effect": ("read", "write"), "retry": ("safe", "keyed", "never")}
 _KINDS = ("mcp", "openapi")
 _EXAMPLE = "tools: [support.tools, {mcp: http://127.0.0.1:9000/mcp}, {openapi: api.yaml}]"
 
@@ -45,6 +46,25 @@ def read_sources(document: Document) -> tuple[ToolSource, ...]:
             )
         found[source.name] = source
     return tuple(found.values())
+
+
+def read_default(document: Document) -> dict[str, str]:
+    """What holds for tools that nobody has declared, where it is not ``write`` and ``never``."""
+    given = under(document, "tools_default")
+    document.known(("tools_default",), given, tuple(_WORDS))
+    found = {}
+    for key, words in _WORDS.items():
+        if key not in given:
+            continue
+        if given[key] not in words:
+            document.refuse(
+                ("tools_default", key),
+                f"{given[key]!r} is none of {', '.join(words)}",
+                "tools_default: {effect: read, retry: safe}",
+            )
+        elif given[key] != words[-1]:
+            found[key] = str(given[key])
+    return found
 
 
 def _items(document: Document) -> list[Any]:

@@ -14,14 +14,14 @@ from penstock.domain.rollouts import plan_from_json
 from penstock.rules.documents import Document, name, under
 from penstock.rules.limits import read_limits, unheld
 from penstock.rules.project_models import read_models, undated
-from penstock.rules.project_tools import read_modules, read_sources
+from penstock.rules.project_tools import read_default, read_modules, read_sources
 from penstock.rules.quantities import positive, seconds, share
 
 FILE = "penstock.yaml"
 
 _KEYS = (
-    "agent", "entrypoint", "prompts", "tools", "models", "limits", "isolation", "evaluate",
-    "rollout", "env", "secrets", "dependencies", "strict", "sessions",
+    "agent", "entrypoint", "prompts", "tools", "tools_default", "models", "limits", "isolation",
+    "evaluate", "rollout", "env", "secrets", "dependencies", "strict", "sessions",
 )  # fmt: skip
 _AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -41,6 +41,7 @@ class Project:
     prompts: str = "prompts"  # directory of *.prompt files
     tools: tuple[str, ...] = ()  # modules that implement tools
     sources: tuple[ToolSource, ...] = ()  # servers that have tools; their versions are not known
+    tools_default: Mapping[str, str] = field(default_factory=dict)  # of tools nobody has declared
     models: Mapping[str, tuple[ModelPin, ...]] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     dependencies: tuple[str, ...] | None = None  # files and requirements; None: the usual file
@@ -97,6 +98,7 @@ def _project(document: Document) -> Project:
         prompts=document.read(("prompts",), _folder, "prompts"),
         tools=read_modules(document),
         sources=read_sources(document),
+        tools_default=read_default(document),
         models=models,
         policy=Policy(
             limits=read_limits(document),

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -52,6 +52,8 @@ def plain(value: Any) -> Any:
     """
     found = msgspec.to_builtins(value)
     if isinstance(value, Manifest):
+        if not found["tools_default"]:
+            del found["tools_default"]
         _without_defaults(found["policy"])
     elif isinstance(value, Policy):
         _without_defaults(found)
@@ -94,6 +96,7 @@ class Parts:
     paths: tuple[str, ...] = ()
     state_types: tuple[str, ...] = ()
     sources: tuple[ToolSource, ...] = ()
+    tools_default: Mapping[str, str] = field(default_factory=dict)
 
 
 def contents(parts: Parts) -> dict[ComponentKind, Any]:
@@ -104,6 +107,7 @@ def contents(parts: Parts) -> dict[ComponentKind, Any]:
             "files": _digests(parts.tool_files),
             "tools": [msgspec.to_builtins(tool) for tool in _by_name(parts.tools)],
             "sources": [msgspec.to_builtins(source) for source in parts.sources],
+            **({"default": dict(parts.tools_default)} if parts.tools_default else {}),
         },
         ComponentKind.MODEL: {
             alias: [msgspec.to_builtins(pin) for pin in chain]
@@ -136,6 +140,7 @@ def with_contents(parts: Parts, given: Mapping[ComponentKind, Any]) -> Parts:
                 changes["tools"] = msgspec.convert(content["tools"], tuple[Tool, ...])
                 sources = content.get("sources", ())
                 changes["sources"] = msgspec.convert(sources, tuple[ToolSource, ...])
+                changes["tools_default"] = dict(content.get("default", {}))
             case ComponentKind.MODEL:
                 changes["models"] = msgspec.convert(content, dict[str, tuple[ModelPin, ...]])
             case ComponentKind.CODE:
@@ -181,6 +186,7 @@ def manifest(parts: Parts) -> Manifest:
         paths=parts.paths,
         state_types=parts.state_types,
         sources=parts.sources,
+        tools_default=parts.tools_default,
     )
 
 
@@ -307,10 +313,7 @@ def _flat(release: Manifest) -> dict[tuple[str, str], Any]:
     ):
         for entry in files:
             flat[kind.value, entry.path] = entry.digest
-    for tool in release.tools:
-        flat[ComponentKind.TOOLS.value, f"tool {tool.name}"] = msgspec.to_builtins(tool)
-    for source in release.sources:
-        flat[ComponentKind.TOOLS.value, f"source {source.name}"] = msgspec.to_builtins(source)
+    flat |= _flat_tools(release)
     for alias, chain in release.models.items():
         flat[ComponentKind.MODEL.value, alias] = msgspec.to_builtins(chain)
     code = {
@@ -330,6 +333,18 @@ def _flat(release: Manifest) -> dict[tuple[str, str], Any]:
                 flat[ComponentKind.POLICY.value, f"{name}.{key}"] = item
         else:
             flat[ComponentKind.POLICY.value, name] = value
+    return flat
+
+
+def _flat_tools(release: Manifest) -> dict[tuple[str, str], Any]:
+    kind = ComponentKind.TOOLS.value
+    flat: dict[tuple[str, str], Any] = {}
+    for tool in release.tools:
+        flat[kind, f"tool {tool.name}"] = msgspec.to_builtins(tool)
+    for source in release.sources:
+        flat[kind, f"source {source.name}"] = msgspec.to_builtins(source)
+    if release.tools_default:
+        flat[kind, "undeclared tools"] = dict(release.tools_default)
     return flat
 
 

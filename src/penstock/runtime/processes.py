@@ -339,6 +339,7 @@ def _spawn(
             {"name": tool.name, "effect": tool.effect, "retry": tool.retry}
             for tool in launch.manifest.tools
         ],
+        "tools_default": dict(launch.manifest.tools_default),
     }
     start = _START.format(paths=[launch.inside, launch.project, *launch.paths])
     return subprocess.Popen(  # noqa: S603 - the interpreter of the release's own environment

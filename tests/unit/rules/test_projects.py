@@ -100,3 +100,14 @@ def test_sessions_live_for_as_long_as_the_project_says():
     assert parse(LEAST).policy.session_ttl_seconds is None
     assert parse(LEAST + "sessions: {ttl: 30d}\n").policy.session_ttl_seconds == 30 * 86_400
     assert "session_ttl_seconds" not in plain(parse(LEAST).policy)  # an old digest stays as it was
+
+
+def test_a_project_says_in_one_line_how_undeclared_tools_are_taken():
+    assert parse(LEAST).tools_default == {}
+    assert parse(LEAST + "tools_default: {retry: safe}\n").tools_default == {"retry": "safe"}
+    said = parse(LEAST + "tools_default: {effect: write, retry: never}\n")
+    assert said.tools_default == {}  # what is shipped is no setting
+    with pytest.raises(ProjectInvalid, match=r"penstock\.yaml:3: 'maybe' is none of safe"):
+        parse(LEAST + "tools_default: {retry: maybe}\n")
+    with pytest.raises(ProjectInvalid, match=r"penstock\.yaml:3"):
+        parse(LEAST + "tools_default: {retries: safe}\n")

@@ -29,6 +29,7 @@ class Subject:
 
     entrypoint: str
     tools: tuple[str, ...]  # modules
+    tools_default: Mapping[str, str]  # how a tool in them is taken that is not declared
     evaluators: Mapping[str, str]
     env: Mapping[str, str]
     paths: tuple[str, ...]
@@ -49,6 +50,7 @@ async def examine(
         "vendor": str(side.vendor),
         "prompts": {name: str(path) for name, path in prompts.items()},
         "tools": list(project.tools),
+        "tools_default": dict(project.tools_default),
         "evaluators": dict(project.evaluators),
     }
     paths = [str(side.inside), str(folder), *(str(folder / path) for path in project.paths)]

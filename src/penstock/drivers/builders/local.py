@@ -84,6 +84,7 @@ class LocalBuilder:
             subject = Subject(
                 entrypoint=pinned.entrypoint,
                 tools=tuple(modules),
+                tools_default=pinned.tools_default,
                 evaluators=pinned.policy.evaluators,
                 env=pinned.policy.env,
                 paths=pinned.paths,
@@ -166,6 +167,7 @@ class LocalBuilder:
             Subject(
                 entrypoint=project.entrypoint,
                 tools=project.tools,
+                tools_default=project.tools_default,
                 evaluators=project.policy.evaluators,
                 env=project.policy.env,
                 paths=tuple(path for path in project.paths if (folder / path).is_dir()),

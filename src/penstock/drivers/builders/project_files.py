@@ -165,6 +165,7 @@ def sort(
         paths=tuple(path for path in project.paths if (folder / path).is_dir()),
         state_types=tuple(found["state_types"]),
         sources=tuple(source for source, _ in sources),
+        tools_default=project.tools_default,
     )
     return Sorted(parts=parts, blobs=blobs)
 
