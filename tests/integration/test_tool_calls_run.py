@@ -8,7 +8,11 @@ from functools import partial
 import pytest
 from test_runtime import World
 
+from penstock.actions.sessions import Judges
 from penstock.actions.signing import SigningActions
+from penstock.actions.tasks import TaskActions
+from penstock.domain.access import SYSTEM
+from penstock.domain.errors import Invalid
 from penstock.domain.releases import Isolation
 from penstock.drivers.signing.files import FileKeys
 from penstock.store import tool_calls
@@ -150,6 +154,20 @@ class ToolWorld(World):
     async def calls(self, task):
         return await self.store.read(partial(tool_calls.of_task, task_id=task))
 
+    async def waits(self, task):
+        """What a task waits for, once it does; a task that ends instead is no use."""
+
+        async def settled():
+            found = await self.task(task)
+            assert found.state in ("queued", "running", "waiting"), found
+            return found.waits
+
+        return await self.until(settled)
+
+    async def answer(self, task, answers):
+        actions = TaskActions(self.store, self.workers[-1].deltas, Judges())
+        await actions.resume(SYSTEM, task, answers=answers)
+
     async def go(self):
         return await self.submit("x", messages=[])
 
@@ -210,3 +228,38 @@ async def test_what_is_made_again_has_the_same_key(world, agent, dies):
     # A call that was made again had the same key; calls of their own had keys of their own.
     assert len(keys) == sum(USED.values())
     assert {call.state.value for call in await world.calls(done.id)} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("agent", "isolation", "answer"),
+    [
+        ("graph", "process", {"result": "paid 5"}),
+        ("async graph", "shared", {"retry": True}),
+        ("plain", "process", {"fail": "no money"}),
+        ("plain", "shared", {"retry": True}),
+    ],
+)
+async def test_a_call_that_must_not_be_repeated_waits_for_a_person(world, agent, isolation, answer):
+    world.agent(AGENTS[agent])
+    (world.folder / "die-in-pay").touch()
+    await world.worker(Isolation(isolation))
+    task = await world.go()
+    (wait,) = await world.waits(task)
+    assert wait.kind == "tool"
+    assert wait.value["tool"] == "pay"
+    assert wait.value["arguments"] == {"amount": 5}
+    assert (wait.value["epoch"], wait.value["state"]) == (1, "begun")
+    with pytest.raises(Invalid, match="what came of it"):
+        await world.answer(task, {wait.id: "yes"})
+    await world.answer(task, {wait.id: answer})
+    done = await world.ended(task)
+    used, keys = world.used()
+    assert used["pay"] == 1 + ("retry" in answer)
+    assert len({key for name, key in keys if name == "pay"}) == 1
+    if "fail" in answer:
+        assert (done.state, done.error["message"]) == ("failed", "pay: no money")
+        return
+    assert done.state == "completed", done.error
+    assert "paid 5" in str(done.output)
+    states = {call.tool: call.state.value for call in await world.calls(task)}
+    assert states == {"look": "done", "send": "done", "pay": "done"}

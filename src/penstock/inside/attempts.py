@@ -180,7 +180,7 @@ class Attempt:
         self._asked.append(wait)  # also when the agent catches what is raised here
         if self.stop_for is not None:
             self.stop_for(wait)
-        raise Waits(())
+        raise Waits([wait])
 
     def step_key(self, name: str, scope: str) -> str:
         """The journal's key of the step that is reached now, in a part of the agent's work."""

@@ -50,6 +50,7 @@ from penstock.domain.tasks import (
     Task,
     TaskState,
 )
+from penstock.rules.tool_calls import check_answer
 
 MOST_LOSSES = 10
 
@@ -159,7 +160,8 @@ def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[st
 
     Raises:
         Conflict: the task does not wait, or not for this.
-        Invalid: there is no answer, or one for several things.
+        Invalid: there is no answer, one for several things, or one that says nothing about an
+            interrupted tool call.
     """
     if task.state is not TaskState.WAITING:
         raise Conflict(
@@ -173,7 +175,7 @@ def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[st
                 f"task {task.id} waits for {len(waits)} things; say which this answers",
                 hint=f'Send {{"answers": {{id: answer}}}} with some of: {", ".join(waits)}.',
             )
-        return {waits[0]: answer}
+        given = {waits[0]: answer}
     if not given:
         raise Invalid("there is no answer", hint=f"It waits for: {', '.join(waits)}.")
     if unknown := sorted(given.keys() - set(waits)):
@@ -181,6 +183,9 @@ def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[st
             f"task {task.id} does not wait for {', '.join(unknown)}",
             hint=f"It waits for: {', '.join(waits)}.",
         )
+    for wait in task.waits:
+        if wait.kind == "tool" and wait.id in given:
+            check_answer(given[wait.id])
     return dict(given)
 
 

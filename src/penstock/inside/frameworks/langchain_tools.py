@@ -12,8 +12,12 @@ _KEY = "idempotency_key"
 
 def patch(module: Any) -> None:
     """Journal the calls of every tool; ``module`` is ``langchain_core.tools.base``."""
-    base = module.BaseTool
+    base, form = module.BaseTool, module._format_output  # noqa: SLF001 - what run() ends with
     run, arun = base.run, base.arun
+
+    def as_output(tool: Any, result: Any, asked: dict[str, Any]) -> Any:
+        """What a person says that a call returned, in the form that run() gives it."""
+        return form(result, None, asked.get("tool_call_id"), tool.name, "success")
 
     @functools.wraps(run)
     def journaled(self: Any, tool_input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -24,7 +28,7 @@ def patch(module: Any) -> None:
             return run(self, _with_key(self, tool_input), *args, **kwargs)
 
         result = tool_calls.call(_tool(self), _arguments(self, tool_input), make)
-        return _addressed(result, kwargs.get("tool_call_id"))
+        return _addressed(as_output(self, result, kwargs), kwargs.get("tool_call_id"))
 
     @functools.wraps(arun)
     async def ajournaled(self: Any, tool_input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,7 +39,7 @@ def patch(module: Any) -> None:
             return await arun(self, _with_key(self, tool_input), *args, **kwargs)
 
         result = await tool_calls.acall(_tool(self), _arguments(self, tool_input), make)
-        return _addressed(result, kwargs.get("tool_call_id"))
+        return _addressed(as_output(self, result, kwargs), kwargs.get("tool_call_id"))
 
     base.run, base.arun = journaled, ajournaled
 

@@ -6,9 +6,9 @@ import asyncio
 import copy
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from penstock.inside.attempts import Waits
+from penstock.inside.attempts import Waits, is_of_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +162,7 @@ class GraphRunner:
         graph = copy.copy(self._graph)
         graph.checkpointer = self._saver.of(attempt)
         attempt.interrupt = _interrupt()
+        attempt.stop_for = _stop_for
         known: dict[str, Any] = {"thread_id": attempt.session}
         if self._taps(attempt):
             known |= _tap(output, attempt)
@@ -198,7 +199,12 @@ class GraphRunner:
             Waits: the graph stands at a breakpoint, and nobody has let it go on.
         """
         asked = {_id(one) for task in state.tasks for one in task.interrupts}
-        if answers := {key: attempt.answers[key] for key in asked if key in attempt.answers}:
+        answers = {
+            key: attempt.answers[key]
+            for key in asked
+            if key in attempt.answers and not is_of_tool(key)
+        }
+        if answers:
             from langgraph.types import Command  # noqa: PLC0415 - of the release
 
             return Command(resume=answers)
@@ -296,6 +302,14 @@ def _interrupt() -> Any:
     from langgraph.types import interrupt  # noqa: PLC0415 - of the release
 
     return interrupt
+
+
+def _stop_for(wait: dict[str, Any]) -> NoReturn:
+    """Stop the graph as an interrupt does: what runs beside this node comes to its end."""
+    from langgraph.errors import GraphInterrupt  # noqa: PLC0415 - of the release
+    from langgraph.types import Interrupt  # noqa: PLC0415 - of the release
+
+    raise GraphInterrupt((Interrupt(value=wait["value"], id=wait["id"]),))
 
 
 def _breakpoint(state: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 from penstock.inside import context, declarations, tool_calls
@@ -19,7 +20,8 @@ def patch(module: Any) -> None:
     async def initialized(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = await initialize(self, *args, **kwargs)
         # The server's own name tells equal tools of two servers apart, at any address.
-        setattr(self, _SERVER, str(result.serverInfo.name))
+        server = getattr(result, "serverInfo", None)
+        setattr(self, _SERVER, str(getattr(server, "name", "")))
         return result
 
     @functools.wraps(call_tool)
@@ -28,11 +30,21 @@ def patch(module: Any) -> None:
     ) -> Any:
         if context.current() is None:
             return await call_tool(self, name, arguments, *args, **kwargs)
-        return await tool_calls.acall(
+        result = await tool_calls.acall(
             tool_calls.Tool(name, declarations.of(name)),
             dict(arguments or {}),
             lambda: call_tool(self, name, arguments, *args, **kwargs),
             server=getattr(self, _SERVER, ""),
         )
+        return result if hasattr(result, "content") else _said(module.types, result)
 
     session.initialize, session.call_tool = initialized, journaled
+
+
+def _said(types: Any, result: Any) -> Any:
+    """What a person says that a call returned, as a server would have said it."""
+    text = result if isinstance(result, str) else json.dumps(result)
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=text)],
+        structuredContent=result if isinstance(result, dict) else None,
+    )
