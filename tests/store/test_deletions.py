@@ -14,8 +14,19 @@ from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, NotFound, Stale
 from penstock.domain.exchanges import Caller, Exchange, Usage
 from penstock.domain.tasks import TaskState, Wait
+from penstock.domain.tool_calls import CallState, ToolCall
 from penstock.gateway.records import Records
-from penstock.store import attachments, blobs, events, exchanges, logs, sessions, steps, tasks
+from penstock.store import (
+    attachments,
+    blobs,
+    events,
+    exchanges,
+    logs,
+    sessions,
+    steps,
+    tasks,
+    tool_calls,
+)
 from penstock.store.queries import load
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -47,6 +58,14 @@ def exchange(session, task, digest, *texts, number=1):
     return found, contents
 
 
+def call_of(task, text):
+    return ToolCall(
+        task_id=task, place="0", request="r", number=1, tool="say", effect="write", retry="never",
+        arguments={"text": text}, epoch=1, state=CallState.DONE, encoding="bytes",
+        result=text.encode(),
+    )  # fmt: skip
+
+
 async def filled(store, digest, session="ses_1", text=CANARY, ttl=None):
     """A session that says ``text`` wherever something can be said, its one task still running."""
     task = f"task_{session}"
@@ -69,6 +88,7 @@ async def filled(store, digest, session="ses_1", text=CANARY, ttl=None):
             digest=hashlib.sha256(f"file {text}".encode()).hexdigest(), content_type="text/plain",
             filename=text,
         )  # fmt: skip
+        await tool_calls.put(tx, call_of(task, text))
         wait = Wait(id="a", kind="interrupt", value=text)
         waiting = await tasks.wait(tx, task_id=task, epoch=1, waits=[wait])
         await tasks.resume(tx, task=waiting, answers={"a": text}, said={"by": text})
@@ -114,7 +134,7 @@ async def test_nothing_that_was_said_is_left_and_nothing_of_others_is_missing(
     task = await filled(store, digest)
     await end(store, task)
     await end(store, await filled(store, digest, "ses_2", "somebody else"), "somebody else")
-    assert {"tasks", "sessions", "events", "logs", "steps", "blobs"} <= set(
+    assert {"tasks", "sessions", "events", "logs", "steps", "blobs", "tool_calls"} <= set(
         await holding(database, store, CANARY)
     )
     before = await store.read(exchanges.totals)

@@ -16,7 +16,9 @@ from penstock.store.transaction import Transaction
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 # In this order: what is deleted by the tasks of a session goes before the tasks.
-_OF_TASKS = ("delete_exchanges", "delete_events", "delete_logs", "delete_steps")
+_OF_TASKS = (
+    "delete_exchanges", "delete_events", "delete_logs", "delete_steps", "delete_tool_calls",
+)  # fmt: skip
 _OF_SESSION = ("doom_attachments", "delete_attachments", "empty_session")
 
 

@@ -99,6 +99,12 @@ delete from steps where task_id in (
   select id from tasks
   where session_id = :session_id and (cast(:task_id as text) is null or id = :task_id));
 
+-- name: delete_tool_calls
+-- What was asked of tools, and what they returned.
+delete from tool_calls where task_id in (
+  select id from tasks
+  where session_id = :session_id and (cast(:task_id as text) is null or id = :task_id));
+
 -- name: delete_tasks
 -- Inputs, outputs and errors.
 delete from tasks
