@@ -108,7 +108,7 @@ async def _record(store, *, request):
     async def work(tx):
         await tx.execute(
             "exchanges.add", id="exc_1", task_id=None, session_id=None, agent=AGENT, release=None,
-            epoch=1, step=0, alias="main", request_digest="e" * 64, request=request, response=None,
+            epoch=1, step=0, scope="", alias="main", request_digest="e" * 64, request=request, response=None,
             status=200, outcome="ok", streamed=0, provider=None, model=None, model_returned=None,
             fingerprint=None, attempts="[]", replayed_from=None, input_tokens=0, output_tokens=0,
             cached_tokens=0, reasoning_tokens=0, cost_nanos=0, started_us=1, first_token_us=None,
