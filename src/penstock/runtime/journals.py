@@ -345,7 +345,7 @@ class Journal:
         async def work(tx: Transaction) -> None:
             await tool_calls.put(tx, call)
 
-        await self._landing(work, None)
+        await self._written(work, None)
 
     def _may_step(self) -> None:
         most = self._terms.limits.steps
