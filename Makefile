@@ -9,7 +9,7 @@ BIN := .venv/bin
 PORT ?= 8700
 SEED ?= 1
 
-.PHONY: help up demo test test-fast chaos check format bench bench-attempts proof-statistics equal-prompts lock clean
+.PHONY: help up demo test test-fast test-crewai chaos check format bench bench-attempts proof-statistics equal-prompts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: .venv/dev ## format, lint, types, floors
 format: .venv/dev ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format -q .
+
+test-crewai: .venv/dev ## crews and flows with CrewAI itself (an environment of 850 MB)
+	PENSTOCK_TEST_CREWAI=1 $(BIN)/pytest tests/e2e/test_real_crewai.py $(ARGS)
 
 bench: .venv/dev ## releases, then side by side with langgraph dev, which is installed into .bench
 	$(BIN)/python benchmarks/releases.py

@@ -141,6 +141,11 @@ class Attempt:
             raise LookupError(str(error)) from None
         return header["attachment"], content, header["content_type"], header["filename"]
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether a person is asked something: the attempt then ends with that."""
+        return bool(self._asked)
+
     def ask(self, question: Any, scope: str) -> Any:
         """See :func:`penstock.inside.context.ask`; ``scope`` is the part of the work that asks."""
         if self.interrupt is not None:
@@ -196,6 +201,14 @@ class Attempt:
     def journaled(self, key: str) -> Any:
         """What a step gave that an earlier attempt has committed."""
         return self._journal[key]
+
+    def last_journaled(self, prefix: str) -> Any:
+        """What the last committed step gave whose key is a name behind ``prefix``; None without."""
+        found = None
+        for key, output in self._journal.items():
+            if key.startswith(prefix) and "/" not in key[len(prefix) :]:
+                found = output
+        return found
 
     def seconds_left(self) -> float:
         """How long the attempt may still take."""

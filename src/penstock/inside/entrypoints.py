@@ -9,7 +9,7 @@ import sys
 from typing import Any, Protocol
 
 from penstock.inside.attempts import Attempt
-from penstock.inside.frameworks import langgraph
+from penstock.inside.frameworks import crewai, langgraph
 from penstock.inside.frameworks.plain import PlainRunner
 
 
@@ -40,13 +40,16 @@ def load(entrypoint: str) -> Runner:
         Exception: whatever the agent's own code raises when it is imported.
     """
     target = resolve(entrypoint)
+    if (found := crewai.runner(target)) is not None:
+        return found
     made = None if langgraph.is_graph(target) else langgraph.make(target)
     graph = target if made is None else made
     if langgraph.is_graph(graph):
         return langgraph.GraphRunner(graph)
     if not callable(target):
         raise EntrypointError(
-            f"{entrypoint} is a {type(target).__name__}; an agent is a LangGraph graph or callable"
+            f"{entrypoint} is a {type(target).__name__}; an agent is a LangGraph graph,"
+            " a crew or flow of CrewAI, or callable"
         )
     try:
         return PlainRunner(target)

@@ -24,6 +24,10 @@ def main() -> None:
     answer_fd = int(sys.argv[1])
     config: dict[str, Any] = json.loads(sys.argv[2])
     del sys.argv[1:]
+    from penstock.inside.zygote import ENVIRONMENT  # noqa: PLC0415 - standard library only
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
     from penstock.inside import declarations, tracebacks  # noqa: PLC0415 - after it is set
 

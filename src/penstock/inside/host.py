@@ -98,7 +98,14 @@ def run_alone(
 
 
 def report(attempt: Attempt, error: BaseException, project: str) -> None:
-    """Say why an attempt failed, also when memory is what it lacks."""
+    """Say why an attempt failed, also when memory is what it lacks.
+
+    A question to a person is no failure, also where a group of tasks has wrapped it.
+    """
+    if attempt.is_asking and isinstance(error, BaseExceptionGroup):
+        _flush()
+        attempt.wait(())
+        return
     if isinstance(error, MemoryError):
         limits.release_reserve()
         error = error.with_traceback(_emptied(error))

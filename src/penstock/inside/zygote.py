@@ -32,13 +32,18 @@ _SETTLING = 5.0
 
 # Numerical libraries start one thread per core when imported; an attempt is one core's work, and
 # a thread in the zygote would rule out forking. LangGraph must restrict what a checkpoint can
-# name before it is imported.
-_ENVIRONMENT = {
+# name before it is imported. CrewAI reports home and asks questions unless it is told not to.
+ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "LANGGRAPH_STRICT_MSGPACK": "true",
+    "CREWAI_DISABLE_TELEMETRY": "true",
+    "CREWAI_DISABLE_TRACKING": "true",
+    "CREWAI_DISABLE_VERSION_CHECK": "true",
+    "CREWAI_TRACING_ENABLED": "false",
+    "ANONYMIZED_TELEMETRY": "false",
 }
 
 
@@ -49,7 +54,7 @@ def main() -> NoReturn:
     config: dict[str, Any] = json.loads(sys.argv[2])
     del sys.argv[1:]  # an agent's code may look at them
     control.set_inheritable(False)
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
     # Loaded after the environment is set, and before the agent's own code could shadow anything.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 import penstock
-from penstock.inside import context, declarations, encodings
+from penstock.inside import context, declarations, encodings, host
 from penstock.inside.attempts import Waits
 from penstock.inside.tool_calls import ToolFailed
 from supervising import Records
@@ -429,3 +429,27 @@ def test_scopes_are_left_again(records):
         return seen
 
     assert records.run(work) == ["", "a#1", ""]
+
+
+def test_a_question_that_a_group_of_tasks_has_wrapped_is_still_a_question(records, world):
+    """Anyio and asyncio.TaskGroup wrap what ends them; the MCP client opens such groups."""
+    pay = tool_of(world, "never")
+    world.fails = [Killed()]
+    with pytest.raises(Killed):
+        records.run(lambda: pay("rent"))
+    attempt = records.attempt()
+
+    async def one():
+        context.enter(attempt, alone=False)
+        pay("rent")
+
+    async def grouped():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one())
+
+    with pytest.raises(BaseExceptionGroup) as wrapped:
+        asyncio.run(grouped())
+    host.report(attempt, wrapped.value, "/nowhere")
+    (finish,) = attempt._channel.sent
+    assert finish["ok"]
+    assert [wait["kind"] for wait in finish["waits"]] == ["tool"]

@@ -21,6 +21,9 @@ _HERE = "penstock.inside.frameworks"
 PATCHES = {
     "langchain_core.tools.base": f"{_HERE}.langchain_tools",
     "mcp.client.session": f"{_HERE}.mcp_tools",
+    "crewai.task": f"{_HERE}.crewai",
+    "crewai.flow.runtime": f"{_HERE}.crewai",
+    "crewai.flow.flow": f"{_HERE}.crewai",
     "crewai.tools.base_tool": f"{_HERE}.crewai_tools",
     "crewai.tools.structured_tool": f"{_HERE}.crewai_tools",
     "httpx": f"{_HERE}.requests",

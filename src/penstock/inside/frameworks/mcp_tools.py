@@ -20,7 +20,7 @@ def patch(module: Any) -> None:
     async def initialized(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = await initialize(self, *args, **kwargs)
         # The server's own name tells equal tools of two servers apart, at any address.
-        server = getattr(result, "serverInfo", None)
+        server = getattr(result, "serverInfo", None) or getattr(result, "server_info", None)
         setattr(self, _SERVER, str(getattr(server, "name", "")))
         return result
 
@@ -34,17 +34,23 @@ def patch(module: Any) -> None:
             tool_calls.Tool(name, declarations.of(name)),
             dict(arguments or {}),
             lambda: call_tool(self, name, arguments, *args, **kwargs),
-            server=getattr(self, _SERVER, ""),
+            server=_server_of(self),
         )
         return result if hasattr(result, "content") else _said(module.types, result)
 
     session.initialize, session.call_tool = initialized, journaled
 
 
+def _server_of(session: Any) -> str:
+    """The name of the server at the other end, however the session came to know it."""
+    known = getattr(getattr(session, "server_info", None), "name", None)
+    return str(known or getattr(session, _SERVER, ""))
+
+
 def _said(types: Any, result: Any) -> Any:
     """What a person says that a call returned, as a server would have said it."""
     text = result if isinstance(result, str) else json.dumps(result)
-    return types.CallToolResult(
-        content=[types.TextContent(type="text", text=text)],
-        structuredContent=result if isinstance(result, dict) else None,
-    )
+    said: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
+    if isinstance(result, dict):
+        said["structuredContent"] = result
+    return types.CallToolResult.model_validate(said)
