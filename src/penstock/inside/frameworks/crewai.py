@@ -2,8 +2,8 @@
 
 A finished task of a crew is a step: after a restart its output is read from the journal, is given
 to later tasks as context, and no agent works on it again. A finished method of a flow is a step
-that holds its result and the flow's state. This lies under CrewAI's own classes, so it also counts for a
-crew that a plain function or a flow's method kicks off.
+that holds its result and the flow's state. This lies under CrewAI's own classes, so it also counts
+for a crew that a plain function or a flow's method kicks off.
 """
 
 from __future__ import annotations
