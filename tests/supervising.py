@@ -11,6 +11,16 @@ from penstock.inside.attempts import Attempt
 from penstock.runtime.tool_calls import ToolCalls
 
 
+class Calls(ToolCalls):
+    """The decisions, over a dictionary."""
+
+    async def _find(self, made):
+        return self._journal.calls.get((made.place, made.request, made.number))
+
+    async def _keep(self, call):
+        self._journal.keep(call)
+
+
 class Records:
     """What the attempts of one task have on record; also the journal of each of them."""
 
@@ -22,10 +32,7 @@ class Records:
         self.commits = 0
         self.epoch = 0
 
-    async def tool_call(self, made):
-        return self.calls.get((made.place, made.request, made.number))
-
-    async def commit_tool_call(self, call):
+    def keep(self, call):
         self.commits += 1
         known = self.calls.get((call.place, call.request, call.number))
         begun = known.begun_us if known and call.state != "begun" else self.commits
@@ -34,7 +41,7 @@ class Records:
     def attempt(self, answers=None, **order) -> Attempt:
         """The next attempt at the task."""
         self.epoch += 1
-        channel = Channel(self, ToolCalls(self, epoch=self.epoch, answers=answers or {}))
+        channel = Channel(self, Calls(self, epoch=self.epoch, answers=answers or {}))
         given = {"a": 1, "task": self.task_id, "steps": self.steps, **order}
         return Attempt(given, channel, on_stale=lambda: None)
 

@@ -13,7 +13,6 @@ import msgspec
 from penstock.domain.attachments import Attachment
 from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState, Wait
-from penstock.domain.tool_calls import ToolCall
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After, because, under_stop
 from penstock.runtime.endings import Over, named
@@ -27,7 +26,6 @@ from penstock.store import (
     logs,
     steps,
     tasks,
-    tool_calls,
 )
 from penstock.store.checkpoints import Checkpoint, Write
 
@@ -320,32 +318,6 @@ class Journal:
     async def read(self, work: Work[T]) -> T:
         """What a unit of work finds; it may not write."""
         return await self._reading(work)
-
-    async def tool_call(self, made: ToolCall) -> ToolCall | None:
-        """What earlier attempts have on record of a call that is about to be made."""
-
-        async def work(tx: Transaction) -> ToolCall | None:
-            return await tool_calls.find(
-                tx,
-                task_id=made.task_id,
-                place=made.place,
-                request=made.request,
-                number=made.number,
-            )
-
-        return await self._reading(work)
-
-    async def commit_tool_call(self, call: ToolCall) -> None:
-        """Keep a tool call as it stands; a second try writes the same again.
-
-        Raises:
-            Stale: another attempt owns the task.
-        """
-
-        async def work(tx: Transaction) -> None:
-            await tool_calls.put(tx, call)
-
-        await self._written(work, None)
 
     def _may_step(self) -> None:
         most = self._terms.limits.steps

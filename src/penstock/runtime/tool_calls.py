@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from penstock.rules.tool_calls import (
 )
 from penstock.runtime.calls import Answer
 from penstock.runtime.journals import Journal
+from penstock.store import tool_calls
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class ToolCalls:
             epoch=self._epoch,
             state=CallState.BEGUN,
         )
-        found = await self._journal.tool_call(made) if self._epoch > 1 else None
+        found = await self._find(made) if self._epoch > 1 else None
         said = self._verdict(found, made)
         match said.what:
             case Next.RETURN:
@@ -94,9 +96,29 @@ class ToolCalls:
                 error = {"type": "ToolFailed", "message": str(said.value)}
                 if found is None or found.state is not CallState.GIVEN_UP:
                     given_up = replace(made, state=CallState.GIVEN_UP, error=error)
-                    await self._journal.commit_tool_call(given_up)
+                    await self._keep(given_up)
                 return Answer({"ok": True, "do": "fail", "error": error})
         return await self._make(made, recorded=found is not None)
+
+    async def _find(self, made: ToolCall) -> ToolCall | None:
+        """What earlier attempts have on record of a call that is about to be made."""
+        return await self._journal.read(
+            partial(
+                tool_calls.find,
+                task_id=made.task_id,
+                place=made.place,
+                request=made.request,
+                number=made.number,
+            )
+        )
+
+    async def _keep(self, call: ToolCall) -> None:
+        """Commit a call as it stands; a second try writes the same again.
+
+        Raises:
+            Stale: another attempt owns the task.
+        """
+        await self._journal.commit(partial(tool_calls.put, call=call))
 
     def _verdict(self, found: ToolCall | None, made: ToolCall) -> Verdict:
         answer = None if found is None else self._answers.get(wait_id(found))
@@ -110,7 +132,7 @@ class ToolCalls:
         # What may be read again at any time leaves no doubt behind when it is interrupted.
         harmless = made.retry == "safe" and made.effect == "read" and not recorded
         if not harmless:
-            await self._journal.commit_tool_call(made)
+            await self._keep(made)
         self._numbers += 1
         self._open[self._numbers] = (made, not harmless)
         return Answer(
@@ -126,9 +148,7 @@ class ToolCalls:
     async def _accept(self, made: ToolCall, value: Any) -> Answer:
         """Keep what a person says that a call returned, as if it had returned that."""
         result = msgspec.json.encode(value)
-        await self._journal.commit_tool_call(
-            replace(made, state=CallState.DONE, encoding="json", result=result)
-        )
+        await self._keep(replace(made, state=CallState.DONE, encoding="json", result=result))
         return Answer({"ok": True, "do": "return", "encoding": "json"}, [result])
 
     async def _end(self, said: Mapping[str, Any], blobs: Sequence[bytes]) -> None:
@@ -139,7 +159,7 @@ class ToolCalls:
         encoding = said.get("encoding")
         if encoding is None and not recorded:
             return  # nothing to give back, and no doubt to clear up
-        await self._journal.commit_tool_call(
+        await self._keep(
             replace(
                 made,
                 state=state,

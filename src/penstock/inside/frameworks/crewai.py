@@ -56,8 +56,6 @@ def _made_by(factory: Any) -> CrewRunner | FlowRunner | None:
             return None
     except (TypeError, ValueError):
         return None
-    if "langgraph.graph" in sys.modules:
-        return None  # it makes a graph; see langgraph.make
     made = factory()
     if _is_a(made, "Crew"):
         return CrewRunner(factory)
