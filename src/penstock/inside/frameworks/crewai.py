@@ -19,6 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from penstock.inside import context, encodings
+from penstock.inside.frameworks.plain import Stateless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ _PACKAGE = "crewai."
 _RESTORED = "_penstock_restored"
 
 
-def runner(target: Any) -> CrewRunner | FlowRunner | None:
+def runner(target: Any) -> CrewRunner | None:
     """What runs an entrypoint that is a crew or a flow, or a function or class that makes one.
 
     None if it is neither.
@@ -39,15 +40,15 @@ def runner(target: Any) -> CrewRunner | FlowRunner | None:
     if _is_a(target, "Crew"):
         return CrewRunner(lambda: _own(target))
     if isinstance(target, type) and _derives(target, "Flow"):
-        return FlowRunner(target)
+        return CrewRunner(target)
     if _is_a(target, "Flow"):
-        return FlowRunner(lambda: target if context.alone() else type(target)())
+        return CrewRunner(lambda: target if context.alone() else type(target)())
     if getattr(target, "is_crew_class", False):  # a class under @CrewBase
         return CrewRunner(lambda: target().crew())
     return _made_by(target)
 
 
-def _made_by(factory: Any) -> CrewRunner | FlowRunner | None:
+def _made_by(factory: Any) -> CrewRunner | None:
     """The runner of what a function without parameters returns, if that is CrewAI's."""
     if isinstance(factory, type) or not callable(factory):
         return None
@@ -57,9 +58,7 @@ def _made_by(factory: Any) -> CrewRunner | FlowRunner | None:
     except (TypeError, ValueError):
         return None
     made = factory()
-    if _is_a(made, "Crew"):
-        return CrewRunner(factory)
-    return FlowRunner(factory) if _is_a(made, "Flow") else None
+    return CrewRunner(factory) if _is_a(made, "Crew") or _is_a(made, "Flow") else None
 
 
 def _own(crew: Any) -> Any:
@@ -78,7 +77,7 @@ def _derives(kind: type, name: str) -> bool:
 
 
 class CrewRunner:
-    """Kicks off a crew for every attempt."""
+    """Kicks off a crew or a flow for every attempt."""
 
     is_async = False
 
@@ -86,28 +85,19 @@ class CrewRunner:
         self._make = make
 
     def run(self, attempt: Attempt) -> Any:
-        """Run a crew to its end."""
+        """Run it to its end."""
         return _shown(self._make().kickoff(inputs=_inputs(attempt.input)))
 
-    async def arun(self, attempt: Attempt) -> Any:
-        """Run a crew in a thread, where it may start an event loop of its own."""
-        return await asyncio.to_thread(self.run, attempt)
+    def look(self, attempt: Attempt) -> Any:
+        """Refuse: what was done is in the task's steps.
 
-
-class FlowRunner:
-    """Kicks off a flow for every attempt."""
-
-    is_async = False
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-
-    def run(self, attempt: Attempt) -> Any:
-        """Run a flow to its end."""
-        return _shown(self._make().kickoff(inputs=_inputs(attempt.input)))
+        Raises:
+            Stateless: always.
+        """
+        raise Stateless(f"session {attempt.session} has no state: its agent is a crew or a flow")
 
     async def arun(self, attempt: Attempt) -> Any:
-        """Run a flow in a thread, where it may start an event loop of its own."""
+        """Run it in a thread, where it may start an event loop of its own."""
         return await asyncio.to_thread(self.run, attempt)
 
 
