@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("penstock")
 
+# As in an agent's process, and before any test module imports LangGraph.
+os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+
 _SERVER = "PENSTOCK_TEST_POSTGRES"  # postgresql://user@host:port/database; may create databases
 
 
