@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+WORKFLOWS = "library"  # the environment of tasks that a program runs in its own process
+
 
 class TaskState(StrEnum):
     """Where a task is in its life; drawn in ``rules/tasks.py``."""

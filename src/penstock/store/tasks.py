@@ -11,6 +11,7 @@ import msgspec
 from penstock.domain.errors import Conflict, NotFound, Stale
 from penstock.domain.queues import QueueLoad, QueueName, Turns
 from penstock.domain.tasks import (
+    WORKFLOWS,
     TERMINAL,
     Claim,
     Ending,
@@ -102,13 +103,13 @@ async def add(
     loads = await queues.arrive(tx, (agent, environment))
     if admit is not None:
         admit(*loads)
-    return _record(row)
+    return record(row)
 
 
 async def find(tx: Transaction, task_id: str) -> Task | None:
     """A task, if there is one of this id."""
     row = await tx.fetch_one("tasks.get", id=task_id)
-    return None if row is None else _record(row)
+    return None if row is None else record(row)
 
 
 async def get(tx: Transaction, task_id: str) -> Task:
@@ -142,7 +143,7 @@ async def by_key(
 ) -> tuple[Task, str | None] | None:
     """The task that was created under an idempotency key, and the digest of what was asked."""
     row = await tx.fetch_one("tasks.by_key", agent=agent, idempotency_key=idempotency_key)
-    return None if row is None else (_record(row), row["request_digest"])
+    return None if row is None else (record(row), row["request_digest"])
 
 
 async def listing(
@@ -163,13 +164,13 @@ async def listing(
         limit=limit,
         before=before,
     )
-    return [_record(row) for row in rows]
+    return [record(row) for row in rows]
 
 
 async def of_session(tx: Transaction, session_id: str) -> list[Task]:
     """The tasks of a session in their order."""
     rows = await tx.fetch_all("tasks.of_session", session_id=session_id)
-    return [_record(row) for row in rows]
+    return [record(row) for row in rows]
 
 
 async def claim(
@@ -400,7 +401,7 @@ async def wait(
     )
     if row is None:
         raise _stale(task_id, epoch)
-    task = _record(row)
+    task = record(row)
     await events.append(
         tx, task_id=task_id, epoch=epoch, last=task.events, said=[("waiting", {"waits": waits})]
     )
@@ -426,7 +427,7 @@ async def resume(
             f"somebody else was faster: task {task.id} waits no longer",
             hint="Its events say what was answered, and by whom.",
         )
-    resumed = _record(row)
+    resumed = record(row)
     await events.append(
         tx,
         task_id=task.id,
@@ -470,12 +471,12 @@ async def stop(tx: Transaction, task_id: str, why: Stop) -> Task:
         )
         if row is not None:
             if row["epoch"] == 0:
-                await queues.depart(tx, {_queue(_record(row)): 1})
+                await queues.depart(tx, {_queue(record(row)): 1})
             return await _ended(tx, row)
         row = await tx.fetch_one("tasks.request_stop", id=task_id, stop=why.value)
         if row is not None:
             tx.notify("cancel", task_id)
-            return _record(row)
+            return record(row)
         task = await get(tx, task_id)
         if task.state in TERMINAL:
             return task  # else it has changed hands between the two looks
@@ -490,7 +491,7 @@ async def in_the_way(tx: Transaction, session_id: str, *, limit: int | None = No
     """The tasks of a session that a new one would have to wait for, in their order."""
     most = _MOST_IN_THE_WAY if limit is None else limit
     rows = await tx.fetch_all("tasks.in_the_way", session_id=session_id, limit=most)
-    return [_record(row) for row in rows]
+    return [record(row) for row in rows]
 
 
 async def hold_first(tx: Transaction, session_id: str) -> None:
@@ -503,12 +504,12 @@ async def hold_first(tx: Transaction, session_id: str) -> None:
 
 async def orphaned(tx: Transaction, *, limit: int) -> list[Task]:
     """Running tasks whose worker is gone; no other server sees them until the commit."""
-    return [_record(row) for row in await tx.fetch_all("tasks.orphaned", limit=limit)]
+    return [record(row) for row in await tx.fetch_all("tasks.orphaned", limit=limit)]
 
 
 async def of_worker(tx: Transaction, *, worker_id: str) -> list[Task]:
     """The running tasks that a worker owns, whether it knows or not."""
-    return [_record(row) for row in await tx.fetch_all("tasks.of_worker", worker_id=worker_id)]
+    return [record(row) for row in await tx.fetch_all("tasks.of_worker", worker_id=worker_id)]
 
 
 async def next_due_seconds(tx: Transaction) -> float | None:
@@ -528,7 +529,7 @@ async def load(tx: Transaction, *, most: int) -> tuple[int, int]:
 
 async def hold(tx: Transaction, session_id: str) -> list[Task]:
     """The tasks of a session that have not ended, which nobody claims before this commit."""
-    return [_record(row) for row in await tx.fetch_all("tasks.hold", session_id=session_id)]
+    return [record(row) for row in await tx.fetch_all("tasks.hold", session_id=session_id)]
 
 
 async def live_in_session(tx: Transaction, session_id: str) -> tuple[int, int]:
@@ -559,7 +560,7 @@ async def counts(tx: Transaction) -> list[tuple[str, str, TaskState, int]]:
 
 async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
     """The last event of a task, and the session's account of it."""
-    task = _record(row)
+    task = record(row)
     said: dict[str, Any] = {"state": task.state.value, "outcome": task.outcome}
     if task.state is TaskState.COMPLETED:
         said["output"] = task.output
@@ -570,6 +571,9 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
     await events.append(
         tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[("finished", said)]
     )
+    if task.environment == WORKFLOWS:  # its session holds nothing else, and was closed at once
+        tx.notify("done", task.id)
+        return task
     begun, ended = task.started_us, task.finished_us
     waited_us += row["waited_us"]  # for a person
     busy_us = ended - begun - waited_us if begun is not None and ended is not None else 0
@@ -599,7 +603,7 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
 
 def _claim(row: Row, tenant: str) -> Claim:
     answers = {} if row["answers"] is None else _decode(row["answers"])
-    return Claim(task=_record(row), epoch=row["epoch"], answers=answers, tenant=tenant)
+    return Claim(task=record(row), epoch=row["epoch"], answers=answers, tenant=tenant)
 
 
 def _queue(task: Task) -> QueueName:
@@ -614,7 +618,8 @@ def _text(value: Any) -> str:
     return _encode(value).decode()
 
 
-def _record(row: Row) -> Task:
+def record(row: Row) -> Task:
+    """A row of the table as a task."""
     return Task(
         id=row["id"],
         session_id=row["session_id"],

@@ -75,7 +75,8 @@ select a.agent, a.environment,
      and t.agent = a.agent and t.environment = a.environment) as last_tenant,
   (select min(t.run_after_us) from tasks t
    where t.state = 'queued' and t.place = 1) <= now_us() as ripe
-from arrivals a;
+from arrivals a
+where a.environment <> 'library';
 
 -- name: tenants
 -- The tenants of a queue behind a given one that have something to be claimed, in their order: one

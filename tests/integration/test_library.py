@@ -1,0 +1,213 @@
+"""Workflows in a program's own process survive it: no step that was committed is done again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from penstock import step
+from penstock.domain.errors import Invalid, PenstockError
+from penstock.library import WorkflowFailed, Workflows
+from penstock.store import tasks
+
+PROGRAM = """
+import asyncio, os, sys, time
+from pathlib import Path
+
+from penstock import step
+from penstock.library import Workflows
+
+database, ledger, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+workflows = Workflows(database)
+
+def done(name):
+    with ledger.open("a") as file:
+        file.write(f"{name} {os.getpid()}\\n")
+    return name
+
+def hang(name):
+    done(name)
+    if what == "hang":
+        time.sleep(600)
+    return name
+
+@workflows.workflow
+def order(number):
+    return [step("one", done, "one"), step("two", hang, "two"), step("three", done, "three"), number]
+
+async def main():
+    async with workflows:
+        print("open", flush=True)
+        if what == "idle":
+            await asyncio.sleep(600)
+        print(await workflows.run(order, 7, id="order-7"), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def where(database):
+    return database.url or str(database.home)
+
+
+def program(tmp_path, database, what):
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    return subprocess.Popen(
+        [sys.executable, file, where(database), tmp_path / "ledger", what],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+
+
+def lines(tmp_path: Path) -> list[str]:
+    ledger = tmp_path / "ledger"
+    return [line.split()[0] for line in ledger.read_text().splitlines()] if ledger.exists() else []
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+calls: list[str] = []
+
+
+def count(name):
+    calls.append(name)
+    return len(calls)
+
+
+async def acount(name):
+    await asyncio.sleep(0)
+    return count(name)
+
+
+async def both(given):
+    """Async steps, and plain ones from the middle of the event loop."""
+    return [await step("a", acount, given), step("b", count, given), await step("a", acount, given)]
+
+
+def plain(first, second):
+    return step("a", count, first) + step("a", count, second)
+
+
+async def failing(given):
+    step("a", count, given)
+    raise LookupError(given)
+
+
+@pytest.fixture
+def work(database):
+    calls.clear()
+    return Workflows(where(database))
+
+
+async def test_a_workflow_is_run_once_for_its_id(work):
+    async with work:
+        assert await work.run(both, "x", id="one") == [1, 2, 3]
+        assert await work.run(both, "x", id="one") == [1, 2, 3]
+        assert await work.run(both, "x", id="two") == [4, 5, 6]
+    assert len(calls) == 6
+
+
+async def test_many_at_once_and_plain_functions(work):
+    async with work:
+        given = {"first": "x", "second": "y"}
+        found = await asyncio.gather(*(work.run(plain, given) for _ in range(30)))
+    assert len(found) == 30
+    assert sorted(calls) == ["x"] * 30 + ["y"] * 30
+
+
+async def test_two_callers_of_one_id_share_one_run(work):
+    async with work:
+        found = await asyncio.gather(*(work.run(both, "x", id="one") for _ in range(5)))
+    assert found == [[1, 2, 3]] * 5
+    assert len(calls) == 3
+
+
+async def test_what_it_raised_is_raised_and_kept(work):
+    async with work:
+        with pytest.raises(LookupError):
+            await work.run(failing, "x", id="one")
+        with pytest.raises(WorkflowFailed, match="LookupError"):
+            await work.run(failing, "x", id="one")
+    assert calls == ["x"]
+
+
+async def test_wrong_use_is_told(work):
+    with pytest.raises(Invalid, match="not open"):
+        await work.run(both, "x")
+    async with work:
+        with pytest.raises(Invalid, match="JSON"):
+            await work.run(both, object())
+
+
+async def test_a_servers_worker_leaves_workflows_alone(work, database):
+    async with work:
+        await work.run(both, "x", id="one")
+    await database.execute("update tasks set state = 'queued'")
+    store = await database.open()
+
+    async def queued(tx):
+        return await tasks.claim(tx, worker_id="w1", limit=10)
+
+    assert await store.transact(queued) == []
+
+
+async def test_leaving_hands_back_what_runs(work, database):
+    begun = asyncio.Event()
+
+    async def long(given):
+        step("a", count, given)
+        begun.set()
+        await asyncio.sleep(0.2)
+        return step("b", count, given)
+
+    work._drain_seconds = 0.0
+    async with work:
+        handle = await work.start(long, "x", id="one")
+        await begun.wait()
+    with pytest.raises(PenstockError):
+        await handle.result()
+    store = await database.open()
+    (task,) = await store.read(partial(tasks.listing, limit=10))
+    assert (task.state, task.steps) == ("queued", 1)
+
+
+async def test_a_killed_program_goes_on_behind_its_last_step(database, tmp_path):
+    first = program(tmp_path, database, "hang")
+    try:
+        await until(lambda: lines(tmp_path) == ["one", "two"])
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate()
+    second = program(tmp_path, database, "go")
+    out, _ = await asyncio.to_thread(second.communicate, timeout=60)
+    assert out.splitlines()[-1] == "['one', 'two', 'three', 7]"
+    assert lines(tmp_path) == ["one", "two", "two", "three"]
+
+
+async def test_another_program_of_the_same_code_takes_over(database, tmp_path):
+    if database.url is None:
+        pytest.skip("an embedded database has one program")
+    other = program(tmp_path, database, "idle")
+    first = program(tmp_path, database, "hang")
+    try:
+        assert await asyncio.to_thread(other.stdout.readline) == "open\n"
+        await until(lambda: lines(tmp_path) == ["one", "two"])
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: lines(tmp_path) == ["one", "two", "two", "three"])
+        pids = [line.split()[1] for line in (tmp_path / "ledger").read_text().splitlines()]
+        assert pids == [str(first.pid)] * 2 + [str(other.pid)] * 2
+    finally:
+        for one in (first, other):
+            one.kill()
+            one.communicate()
