@@ -9,7 +9,7 @@ BIN := .venv/bin
 PORT ?= 8700
 SEED ?= 1
 
-.PHONY: help up demo test test-fast test-crewai chaos check format bench bench-attempts proof-statistics equal-prompts lock clean
+.PHONY: help up demo test test-fast test-crewai chaos check format bench bench-attempts soak proof-statistics equal-prompts lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,10 +43,17 @@ format: .venv/dev ## format the code and fix what can be fixed
 test-crewai: .venv/dev ## crews and flows with CrewAI itself (an environment of 850 MB)
 	PENSTOCK_TEST_CREWAI=1 $(BIN)/pytest tests/e2e/test_real_crewai.py $(ARGS)
 
-bench: .venv/dev ## releases, then side by side with langgraph dev, which is installed into .bench
-	$(BIN)/python benchmarks/releases.py
-	$(BIN)/python benchmarks/side_by_side.py
-	$(BIN)/python scripts/with_services.py -- $(BIN)/python benchmarks/checkpoints.py
+# Each part goes on when another one fails, and the whole fails then.
+bench: .venv/dev ## every figure beside its peer (langgraph dev, Aegra, DBOS, pgbench: into .bench) and its goal
+	@failed=; for part in releases side_by_side library steps checkpoints; do \
+	  printf '\n== %s\n' $$part; \
+	  $(BIN)/python scripts/with_services.py -- $(BIN)/python benchmarks/$$part.py || failed="$$failed $$part"; \
+	done; printf '\n== attempt_cost\n'; \
+	$(BIN)/python benchmarks/attempt_cost.py --python .bench/langgraph/bin/python || failed="$$failed attempt_cost"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+soak: .venv/dev ## 10,000 tasks whose sessions are deleted, then 500 at once on one worker: memory, latency
+	$(BIN)/python benchmarks/soak.py
 
 bench-attempts: .venv/dev ## what one isolated attempt costs, in CPU, time and memory
 	$(BIN)/python benchmarks/attempt_cost.py

@@ -1,22 +1,20 @@
-"""Penstock beside ``langgraph dev``: one agent, one machine, one run, the same driver.
+"""Penstock beside ``langgraph dev`` and Aegra: one agent, one machine, one run, the same driver.
 
 A LangGraph graph of three nodes that call no model: what is measured is what it costs to take a
 task, run it durably and hand back the answer. Each server is idle when it is measured, and they are
-measured in turns. The peer installs itself into ``.bench/langgraph`` on demand.
+measured in turns. CPU is that of the server, its agents, PostgreSQL and Redis. Peers install
+themselves below ``.bench`` on demand.
 
-    python benchmarks/side_by_side.py [--tasks 60] [--seconds 12]
+    python scripts/with_services.py -- python benchmarks/side_by_side.py [--tasks 60] [--seconds 12]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -24,16 +22,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-import psutil
-import uv
 
-from side_by_side_servers import AGENT, LangGraphDev, Penstock, Server
+from cpu import cpu_seconds
+from peers import install
+from side_by_side_servers import (
+    AGENT,
+    Aegra,
+    LangGraphDev,
+    Penstock,
+    PenstockOnPostgres,
+    Server,
+)
 
-HERE = Path(__file__).resolve().parent
-PEER = HERE.parent / ".bench" / "langgraph"
 CLIENTS = 16
 ROUNDS = 2
-WARM_UPS = 10
+WARM_UPS = 5
+
+# of each peer: p50, tasks/s, CPU a task
+GOALS = {"langgraph dev": (1 / 20, 5.0, 1.0), "Aegra": (1 / 40, 10.0, 0.2)}
 
 Call = Callable[[httpx2.AsyncClient], Awaitable[None]]
 
@@ -63,37 +69,6 @@ class Figures:
         return self.cpu_seconds / self.tasks * 1000
 
 
-def install_peer() -> Path:
-    """The peer's interpreter; installed if it is not there."""
-    python = PEER / "bin" / "python"
-    peers = (HERE / "peers.txt").read_text(encoding="utf-8")
-    complete = PEER / "complete"
-    if not complete.exists() or complete.read_text(encoding="utf-8") != peers:
-        print("installing langgraph-cli into .bench/langgraph …", flush=True)
-        uv_bin = uv.find_uv_bin()
-        subprocess.run(
-            [uv_bin, "venv", "-q", "--clear", "--python", sys.executable, PEER], check=True
-        )
-        subprocess.run(
-            [uv_bin, "pip", "install", "-q", "--python", python, "-r", HERE / "peers.txt"],
-            check=True,
-        )
-        complete.write_text(peers, encoding="utf-8")
-    return python
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU of a process, of its descendants, and of those of them that have ended."""
-    total = 0.0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
 async def measure(server: Server, figures: Figures, *, tasks: int, seconds: float) -> None:
     """One round: one client after the other, then many at once."""
     async with httpx2.AsyncClient(
@@ -106,11 +81,16 @@ async def measure(server: Server, figures: Figures, *, tasks: int, seconds: floa
             await server.call(client)
             figures.latencies.append(time.perf_counter() - begun)
         await many(server, client, 2.0)  # warm at this load, too
-        before = cpu_seconds(server.pid)
+        before = spent(server)
         begun = time.perf_counter()
         figures.tasks += await many(server, client, seconds)
         figures.seconds += time.perf_counter() - begun
-        figures.cpu_seconds += cpu_seconds(server.pid) - before
+        figures.cpu_seconds += spent(server) - before
+
+
+def spent(server: Server) -> float:
+    """CPU so far of a server, its agents, its database and its broker."""
+    return sum(cpu_seconds(pid) for pid in (server.pid, *server.beside))
 
 
 async def many(server: Server, client: httpx2.AsyncClient, seconds: float) -> int:
@@ -130,44 +110,67 @@ async def many(server: Server, client: httpx2.AsyncClient, seconds: float) -> in
 
 def show(found: dict[str, Figures]) -> None:
     """The table, and whether the goals were met."""
-    peer = found["langgraph dev"]
-    print(f"\n{'':28} {'p50':>9} {'of peer':>8} {'tasks/s':>9} {'x peer':>7} {'CPU/task':>9}")
+    head = f"{'':40} {'p50':>9} {'tasks/s':>9} {'CPU/task':>9}"
+    print(f"\n{head}")
     for name, figures in found.items():
-        print(
-            f"{name:28} {figures.p50_ms:6.1f} ms {figures.p50_ms / peer.p50_ms:8.3f}"
-            f" {figures.rate:9.1f} {figures.rate / peer.rate:7.1f} {figures.cpu_ms:6.1f} ms"
-        )
-    print()
-    for name, figures in found.items():
-        if figures is peer:
+        print(f"{name:40} {figures.p50_ms:6.1f} ms {figures.rate:9.1f} {figures.cpu_ms:6.1f} ms")
+    for peer, (quick, many, cheap) in GOALS.items():
+        if peer not in found:
             continue
-        quick, much = figures.p50_ms / peer.p50_ms <= 1 / 20, figures.rate / peer.rate >= 5
-        print(
-            f"{name}: p50 at most 1/20 of the peer's: {'met' if quick else 'NOT met'};"
-            f" at least 5 times its tasks/s: {'met' if much else 'NOT met'}"
-        )
+        theirs = found[peer]
+        print(f"\nbeside {peer}: p50 at most 1/{1 / quick:.0f}, tasks/s at least {many:.0f} times,")
+        print(f"CPU a task at most {cheap:.1f} times")
+        for name, figures in found.items():
+            if name in GOALS:
+                continue
+            rows = (
+                (figures.p50_ms / theirs.p50_ms, quick, "p50"),
+                (theirs.rate / figures.rate, 1 / many, "tasks/s"),
+                (figures.cpu_ms / theirs.cpu_ms, cheap, "CPU"),
+            )
+            said = "; ".join(
+                f"{what} {1 / ratio if what == 'tasks/s' else ratio:.3g}"
+                f" {'met' if ratio <= goal else 'NOT met'}"
+                for ratio, goal, what in rows
+            )
+            print(f"  {name:40} {said}")
+
+
+def servers(place: Path) -> list[Server]:
+    """Who is measured; what cannot be installed here is left out and said so."""
+    postgres, redis = (
+        os.environ.get("PENSTOCK_TEST_POSTGRES"),
+        os.environ.get("PENSTOCK_TEST_REDIS"),
+    )
+    found: list[Server] = [
+        Penstock(place / "process", isolation="process"),
+        Penstock(place / "shared", isolation="shared"),
+    ]
+    if postgres:
+        found.append(PenstockOnPostgres(place / "pg", isolation="shared", postgres=postgres))
+    if python := install("langgraph", pins="peers.txt"):
+        found.append(LangGraphDev(place / "peer", python=python))
+    if postgres and redis and (python := install("aegra", pins="peers_aegra.txt", python="3.12")):
+        found.append(Aegra(place / "aegra", python=python, postgres=postgres, redis=redis))
+    return found
 
 
 async def main(tasks: int, seconds: float) -> None:
     """Every server in turn, then the table."""
-    python = install_peer()
     found: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
-        place = Path(name)
-        servers: list[Server] = [
-            Penstock(place / "process", isolation="process"),
-            Penstock(place / "shared", isolation="shared"),
-            LangGraphDev(place / "peer", python=python),
-        ]
+        measured = servers(Path(name))
         for turn in range(ROUNDS):
-            for server in servers:
+            for server in measured:
                 print(f"round {turn + 1} of {ROUNDS}: {server.name} …", flush=True)
                 async with server:
                     figures = found.setdefault(server.name, Figures())
-                    await measure(server, figures, tasks=tasks, seconds=seconds)
+                    slow = server.name in GOALS  # a second or two a task
+                    count = max(5, tasks // 6) if slow else tasks
+                    await measure(server, figures, tasks=count, seconds=seconds)
     print(
         f"\n{os.cpu_count()} cores, Python {platform.python_version()}, a {AGENT} of three nodes;"
-        f" p50 of {tasks * ROUNDS} tasks one after the other, tasks/s of {CLIENTS} clients"
+        f" p50 of tasks one after the other, tasks/s of {CLIENTS} clients; CPU with databases"
     )
     show(found)
 
@@ -178,6 +181,3 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=12.0)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.tasks, arguments.seconds))
-    print("\nOne isolated attempt:", flush=True)
-    attempt = [sys.executable, HERE / "attempt_cost.py", "--python", install_peer()]
-    sys.exit(subprocess.run([*attempt, "--runs", "20"], check=False).returncode)

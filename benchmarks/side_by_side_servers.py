@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -12,9 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
+from cpu import postmaster, redis_server
 from penstock.cli.projects import packed
 from penstock.client import Client
 
@@ -54,6 +57,7 @@ class Server:
     """A server under measurement."""
 
     name = ""
+    beside: tuple[int, ...] = ()  # processes whose CPU counts, too: a database, a broker
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -115,6 +119,7 @@ class Penstock(Server):
     def __init__(self, place: Path, *, isolation: str) -> None:
         super().__init__(place)
         self.name = f"penstock, {isolation} isolation"
+        self.env: dict[str, str] = {}
         self.headers = {"authorization": f"Bearer {KEY}"}
         (place / "requirements.txt").write_text("langgraph==1.2.22\n", encoding="utf-8")
         (place / "penstock.yaml").write_text(
@@ -122,7 +127,12 @@ class Penstock(Server):
         )
 
     async def __aenter__(self) -> Self:
-        env = {"PENSTOCK_HOME": str(self.place / "home"), "PENSTOCK_ADMIN_KEY": KEY}
+        env = {
+            "PENSTOCK_HOME": str(self.place / "home"),
+            "PENSTOCK_ADMIN_KEY": KEY,
+            "PENSTOCK_DATABASE_URL": "",
+            **self.env,
+        }
         command = [sys.executable, "-m", "penstock", "up", "--port", str(self.port)]
         await self._start(command, env, "/readyz")
         await asyncio.to_thread(self._deploy)
@@ -144,6 +154,21 @@ class Penstock(Server):
             json={"agent": "bench", "input": INPUT, "close_session": True},
         )
         _check(response, response.json().get("output"))
+
+
+class PenstockOnPostgres(Penstock):
+    """The same with PostgreSQL instead of SQLite."""
+
+    def __init__(self, place: Path, *, isolation: str, postgres: str) -> None:
+        super().__init__(place, isolation=isolation)
+        self.name = f"{self.name}, PostgreSQL"
+        self.beside = (postmaster(postgres),)
+        self._postgres = postgres
+
+    async def __aenter__(self) -> Self:
+        url = await asyncio.to_thread(fresh_database, self._postgres)
+        self.env["PENSTOCK_DATABASE_URL"] = url
+        return await super().__aenter__()
 
 
 class LangGraphDev(Server):
@@ -173,6 +198,53 @@ class LangGraphDev(Server):
             f"/threads/{thread}/runs/wait", json={"assistant_id": "bench", "input": INPUT}
         )
         _check(response, response.json())
+
+
+class Aegra(Server):
+    """Aegra with PostgreSQL and its Redis broker, workers as it comes."""
+
+    name = "Aegra"
+
+    def __init__(self, place: Path, *, python: Path, postgres: str, redis: str) -> None:
+        super().__init__(place)
+        self._python = python
+        self._postgres = postgres
+        self._redis = redis
+        self.beside = (postmaster(postgres), redis_server(redis))
+        config = {"dependencies": ["."], "graphs": {"bench": "./work.py:graph"}}
+        (place / "aegra.json").write_text(json.dumps(config), encoding="utf-8")
+
+    async def __aenter__(self) -> Self:
+        url = await asyncio.to_thread(fresh_database, self._postgres)
+        env = {
+            "DATABASE_URL": url,
+            "REDIS_BROKER_ENABLED": "true",
+            "REDIS_URL": self._redis,
+            "AEGRA_CONFIG": str(self.place / "aegra.json"),
+            "LOG_LEVEL": "ERROR",
+            "ENV_MODE": "PRODUCTION",
+        }
+        command = [
+            str(self._python.parent / "aegra"), "serve", "--host", "127.0.0.1",
+            "--port", str(self.port), "-c", str(self.place / "aegra.json"),
+        ]  # fmt: skip
+        await self._start(command, env, "/health")
+        return self
+
+    async def call(self, client: httpx2.AsyncClient) -> None:
+        """See :class:`Server`."""
+        thread = (await client.post("/threads", json={})).json()["thread_id"]
+        response = await client.post(
+            f"/threads/{thread}/runs/wait", json={"assistant_id": "bench", "input": INPUT}
+        )
+        _check(response, response.json())
+
+
+def fresh_database(server: str) -> str:
+    """The URL of an empty database; it goes with its server."""
+    name = f"bench_{secrets.token_hex(4)}"
+    subprocess.run(["psql", server, "-Xqc", f"create database {name}"], check=True)
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
 
 
 def _check(response: httpx2.Response, output: Any) -> None:

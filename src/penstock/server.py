@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -292,6 +293,7 @@ def run(
         role: what the process is there for.
         parent: a process whose end means what SIGTERM means.
     """
+    _open_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, on_ready, role, parent))
 
@@ -369,6 +371,13 @@ def _refuse_alone(settings: Settings, role: Role) -> None:
             f"{several} needs PostgreSQL: one process alone opens SQLite, and runs the attempts",
             hint="Set PENSTOCK_DATABASE_URL=postgresql://…, for the server and its workers alike.",
         )
+
+
+def _open_many_files() -> None:
+    """Every attempt holds a socket and two pipes, every client a socket: take what is allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "infinite" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bound(host: str, port: int) -> socket.socket:

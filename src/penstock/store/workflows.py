@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.domain.tasks import WORKFLOWS, Claim
-from penstock.store import events, tasks
+from penstock.store import tasks
 from penstock.store.transaction import Transaction
 
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +49,6 @@ async def begin(
         worker_id=worker_id,
     )
     assert row is not None
-    await events.append(tx, task_id=task_id, epoch=1, last=1, said=[("started", {"epoch": 1})])
     return Claim(task=tasks.record(row), epoch=1)
 
 

@@ -17,7 +17,7 @@ insert into tasks (
 ) values (
   :id, :session_id, :agent, :environment, :release, 'running', null, :input, null, null, 1, 0,
   0, :worker_id, now_us(), now_us(), 2, 0, 0, null, :key,
-  1, 0, 0, now_us(), now_us(), null, 0, null
+  0, 0, 0, now_us(), now_us(), null, 0, null
 )
 returning *;
 
