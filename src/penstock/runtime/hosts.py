@@ -88,6 +88,7 @@ class SharedProcess:
         self._output.watch("stderr", child.stderr)
         self._cancels: set[asyncio.Task[None]] = set()
         self._stopping: set[int] = set()  # attempts that were told to end, and have not answered
+        self._finished: set[int] = set()  # attempts that have said their last word by themselves
         self.alive = True
         self.deaf = False  # it was ended because it heard nothing any more
         self._reader = asyncio.create_task(self._read(), name="shared-process")
@@ -147,7 +148,7 @@ class SharedProcess:
         if queue is None:
             return
         _end_queue(queue)
-        if number in self._stopping:
+        if number in self._stopping or number in self._finished:
             return
         self._stopping.add(number)
         task = asyncio.create_task(self._child.send({"t": "cancel", "a": number}))
@@ -165,6 +166,7 @@ class SharedProcess:
     def release(self, number: int) -> None:
         """An attempt has left."""
         self._queues.pop(number, None)
+        self._finished.discard(number)
 
     async def status(self, seconds: float) -> int | None:
         """The exit status of the process."""
@@ -211,6 +213,8 @@ class SharedProcess:
             return
         queue = self._queues.get(number)
         if queue is not None:
+            if header["t"] == "finish":
+                self._finished.add(number)
             await queue.put([(header, blobs)])
 
     def _end(self) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from penstock.domain.errors import BuildFailed, Unavailable
 from penstock.domain.releases import Limits
 from penstock.drivers.builders import Launch
@@ -26,7 +28,17 @@ _START = "import sys; sys.path[:0]={paths!r}; from penstock.inside.zygote import
 _START_SECONDS = 120.0
 _CHUNK = 256 * 1024
 
+_decode = msgspec.json.Decoder().decode
+
 Frame = tuple[dict[str, Any], list[bytes]]
+
+
+def _loads(data: bytes) -> Any:
+    """JSON as ``json.loads`` reads it, mostly several times as fast."""
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        return json.loads(data)  # a lone surrogate in an agent's text, or no JSON at all
 
 
 class Child:
@@ -42,7 +54,7 @@ class Child:
         self.group: Cgroup | None = None  # what it has joined
         self.base_bytes = 0  # memory that it held before it was an attempt's
         self.exited: asyncio.Future[int | None] = loop.create_future()  # None: with its zygote
-        self._decoder = Decoder()
+        self._decoder = Decoder(_loads)
         self._killed = False
         self._loop = loop
         self._sending = asyncio.Lock()
