@@ -154,6 +154,10 @@ async def test_a_servers_worker_leaves_workflows_alone(work, database):
     async with work:
         await work.run(both, "x", id="one")
     await database.execute("update tasks set state = 'queued'")
+    # As if it had come through the servers' queue.
+    await database.execute(
+        "insert into arrivals (agent, environment, number) select agent, environment, 1 from tasks"
+    )
     store = await database.open()
 
     async def queued(tx):

@@ -11,8 +11,8 @@ import msgspec
 from penstock.domain.errors import Conflict, NotFound, Stale
 from penstock.domain.queues import QueueLoad, QueueName, Turns
 from penstock.domain.tasks import (
-    WORKFLOWS,
     TERMINAL,
+    WORKFLOWS,
     Claim,
     Ending,
     Pulse,
