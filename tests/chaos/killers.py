@@ -161,6 +161,10 @@ def recoveries(kills, ledger, finished) -> list[float]:
             continue
         for task in kill.tasks:
             after = [at for at, _ in ledger.seen[task] if at > kill.at]
-            if after and finished[task] > kill.at:
-                found.append(min(after) - kill.at)
+            if not after or finished[task] <= kill.at:
+                continue
+            again = min(after)
+            # Another kill on the way makes it another story.
+            if not any(kill.at < one.at < again and task in one.tasks for one in kills):
+                found.append(again - kill.at)
     return sorted(found)
