@@ -6,6 +6,7 @@ import asyncio
 import random
 import sqlite3
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -21,17 +22,27 @@ PATIENCE_SECONDS = 180.0
 class Cluster:
     """Servers of one database; whoever asks may reach any of them."""
 
-    def __init__(self, folder: Path, *, url: str | None, servers: int, environment, concurrency=32):
-        self.url = url
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        url: str | list[str] | None,
+        servers: int,
+        environment,
+        concurrency=32,
+    ):
+        """``url`` may be a list: each server's own way to the one database."""
+        urls = url if isinstance(url, list) else [url] * servers
+        self.url = urls[0]
         self.home = folder / "home-0"
-        extra = {} if url is None else {"PENSTOCK_DATABASE_URL": url}
+        self.refused = Counter()  # errors that clients were answered with, by code
         self.servers = [
             ServerProcess(
                 folder / f"home-{number}",
-                environment={**environment, **extra},
+                environment={**environment, **({"PENSTOCK_DATABASE_URL": own} if own else {})},
                 concurrency=concurrency,
             )
-            for number in range(servers)
+            for number, own in enumerate(urls)
         ]
 
     def __enter__(self):
@@ -59,6 +70,7 @@ class Cluster:
                 with server.client() as client:
                     return ask(client)
             except PenstockError as error:
+                self.refused[error.code] += 1
                 if error.code not in ("unavailable", "error"):
                     raise
                 time.sleep(0.1)
