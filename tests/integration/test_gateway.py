@@ -18,6 +18,7 @@ import uvicorn
 from fake_upstream import Step, Upstream
 
 from penstock.api.completions import Completions
+from penstock.domain.errors import Unavailable
 from penstock.domain.exchanges import Caller, Exchange
 from penstock.domain.releases import FileEntry, Limits, Manifest, ModelPin, Policy, Price
 from penstock.drivers.providers.compatible import CompatibleProvider
@@ -686,8 +687,14 @@ async def test_finished_tasks_are_forgotten(world: World) -> None:
         world.pin("one", upstream)
         async with served(world), world.sdk() as sdk:
             world.calls._tasks._keep = 5
-            for number in range(20):
-                world.callers.caller = dataclasses.replace(CALLER, task_id=f"task_{number + 100}")
+            for number in range(100, 120):
+                world.sql(
+                    "insert into tasks (id, session_id, agent, environment, release, state, input,"
+                    " epoch, crashes, losses, run_after_us, close_session, cancel_requested, events,"
+                    f" steps, cost_nanos, created_us) values ('task_{number}', 'ses_1', 'support',"
+                    " 'production', 'rel', 'completed', '{}', 1, 0, 0, 0, 0, 0, 0, 0, 0, 1)"
+                )
+                world.callers.caller = dataclasses.replace(CALLER, task_id=f"task_{number}")
                 await sdk.chat.completions.create(model="main", messages=MESSAGES)
             assert len(world.calls._tasks) == 5
 
@@ -739,3 +746,52 @@ async def test_faults_of_the_simulated_provider_are_routed_around(world: World) 
         await sdk.chat.completions.create(model="main", messages=MESSAGES)
         [exchange] = await world.exchanges()
     assert [(a.provider, a.status) for a in exchange.attempts] == [("bad", 529), ("good", 200)]
+
+
+# ---------------------------------------------------------------- a store that is away
+
+
+class Absent:
+    """A store whose writes fail for a while: before they are made, or after."""
+
+    def __init__(self, store: Store, *, failures: int, landed: bool) -> None:
+        self._store, self.failures, self._landed = store, failures, landed
+
+    async def read(self, work: Any) -> Any:
+        return await self._store.read(work)
+
+    async def transact(self, work: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            if self._landed:
+                await self._store.transact(work)
+            raise Unavailable("the database is away")
+        return await self._store.transact(work)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("landed", [True, False])
+async def test_an_answer_waits_for_a_store_that_is_away_and_is_charged_once(
+    world: World, *, streamed: bool, landed: bool
+) -> None:
+    async with Upstream() as upstream:
+        world.pin("one", upstream)
+        absent = world.store = Absent(world.store, failures=2, landed=landed)  # type: ignore[assignment]
+        async with served(world), world.sdk(max_retries=0) as sdk:
+            answer = await sdk.chat.completions.create(
+                model="main", messages=MESSAGES, stream=streamed
+            )
+            if streamed:
+                text = await text_of(answer)
+            else:
+                text = answer.choices[0].message.content
+            assert text == "hello from upstream"
+            assert absent.failures == 0
+            [exchange] = await world.exchanges()
+            assert exchange.outcome == "ok"
+            [[cost]] = world.sql("select cost_nanos from tasks")
+            assert cost == exchange.cost_nanos > 0
+            assert len(upstream.ledger) == 1

@@ -26,6 +26,7 @@ from penstock.drivers.providers import Provider
 from penstock.gateway.budgets import Caps, Spent
 from penstock.gateway.chains import ChainFailed, Refused, Walk
 from penstock.gateway.flights import Flights
+from penstock.gateway.patience import Patience
 from penstock.gateway.prices import Prices
 from penstock.gateway.records import Committed, Records
 from penstock.gateway.streams import Stream
@@ -146,8 +147,9 @@ class Calls:
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._clock = clock or BootClock()
         self._prices = Prices()
-        self._records = Records(store)
-        self._tasks = Tasks(store, keep=remembered_tasks)
+        self._patience = Patience(store)
+        self._records = Records(store, self._patience)
+        self._tasks = Tasks(self._patience, keep=remembered_tasks)
         self.flights = Flights(store)
 
     async def close(self) -> None:
@@ -400,7 +402,7 @@ class Calls:
     async def _manifest(self, digest: str) -> Manifest:
         manifest = self._manifests.get(digest)
         if manifest is None:
-            manifest = await self._manifest_of(digest)
+            manifest = await self._patience.until_there(lambda: self._manifest_of(digest))
             self._manifests[digest] = manifest
             if len(self._manifests) > _MANIFESTS:
                 self._manifests.popitem(last=False)

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from penstock.domain.access import SYSTEM
-from penstock.domain.exchanges import Exchange, Usage
+from penstock.domain.errors import Unavailable
+from penstock.domain.exchanges import Caller, Exchange, Usage
 from penstock.gateway.budgets import Spent
+from penstock.gateway.patience import Patience
 from penstock.rules.chains import drifted
 from penstock.store import Store, Transaction, audit, blobs, deletions, exchanges
 
@@ -38,8 +40,9 @@ class Committed:
 class Records:
     """Writes exchanges."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, patience: Patience) -> None:
         self._store = store
+        self._patience = patience
         self._kept: OrderedDict[str, float] = OrderedDict()  # digest → when it was sent
         self._seen: dict[tuple[str, str], tuple[str | None, str | None]] = {}
         self._writing: set[asyncio.Task[Committed]] = set()
@@ -64,7 +67,11 @@ class Records:
         usage = Usage() if exchange.replayed_from else exchange.usage
         tokens = usage.input_tokens + usage.output_tokens
 
+        uncertain = False
+
         async def work(tx: Transaction) -> Committed:
+            if uncertain and await exchanges.has(tx, exchange.id):
+                return await _landed(tx, caller)
             # First the task's row: its lock decides which attempt is the newer one.
             standing = await exchanges.charge(
                 tx,
@@ -92,7 +99,15 @@ class Records:
                 late=late,
             )
 
-        committed = await self._store.transact(work)
+        async def write() -> Committed:
+            nonlocal uncertain
+            try:
+                return await self._store.transact(work)
+            except Unavailable:
+                uncertain = True  # the commit may have landed, and its answer been lost
+                raise
+
+        committed = await self._patience.until_there(write)
         await self._compare(exchange)
         for digest in contents:
             if digest in new:
@@ -172,9 +187,21 @@ class Records:
         async def work(tx: Transaction) -> bytes:
             return await blobs.get(tx, digest)
 
-        return await self._store.read(work)
+        return await self._patience.read(work)
 
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written, but not for a store that is away."""
+        self._patience.close()
         while self._writing:
             await asyncio.gather(*self._writing, return_exceptions=True)
+
+
+async def _landed(tx: Transaction, caller: Caller) -> Committed:
+    """What is true of an exchange that turned out to be on disk already."""
+    standing = await exchanges.standing(tx, task_id=caller.task_id)
+    if standing is None:
+        return Committed(spent=None, late=True)
+    return Committed(
+        spent=Spent(nanos=standing.cost_nanos, tokens=standing.tokens),
+        late=standing.epoch != caller.epoch,
+    )

@@ -14,7 +14,8 @@ from itertools import islice
 from penstock.domain.errors import Stale
 from penstock.domain.exchanges import Caller
 from penstock.gateway.budgets import Budget, Spent
-from penstock.store import Store, Transaction, exchanges
+from penstock.gateway.patience import Patience
+from penstock.store import Transaction, exchanges
 from penstock.store.exchanges import Repeatable
 
 _Key = tuple[int | str, str]  # the part of the agent's work that asks; request digest
@@ -25,7 +26,7 @@ class TaskState:
 
     __slots__ = ("_loading", "_recorded", "_store", "budget", "calls", "epoch", "task_id")
 
-    def __init__(self, store: Store, task_id: str, epoch: int, budget: Budget) -> None:
+    def __init__(self, store: Patience, task_id: str, epoch: int, budget: Budget) -> None:
         self._store = store
         self.task_id = task_id
         self.epoch = epoch
@@ -83,7 +84,7 @@ def _part(caller: Caller) -> int | str:
 class Tasks:
     """The states of the tasks that were heard of last."""
 
-    def __init__(self, store: Store, *, keep: int = 4096) -> None:
+    def __init__(self, store: Patience, *, keep: int = 4096) -> None:
         """Remember about ``keep`` tasks; those with calls in flight are never forgotten."""
         self._store = store
         self._keep = keep

@@ -114,6 +114,11 @@ async def charge(
     return None if row is None else _standing(row)
 
 
+async def has(tx: Transaction, exchange_id: str) -> bool:
+    """Whether an exchange is on record."""
+    return await tx.fetch_one("exchanges.has", id=exchange_id) is not None
+
+
 async def standing(tx: Transaction, *, task_id: str) -> Standing | None:
     """Where a task stands, or nothing if there is no such task."""
     row = await tx.fetch_one("exchanges.standing", task_id=task_id)

@@ -21,6 +21,10 @@ set cost_nanos = cost_nanos + :cost_nanos, tokens = tokens + :tokens,
 where id = :task_id
 returning cost_nanos, tokens, epoch;
 
+-- name: has
+-- Whether an exchange is on record: its commit may have landed without an answer.
+select 1 as yes from exchanges where id = :id;
+
 -- name: standing
 -- What a task has cost so far, and whose it is now.
 select cost_nanos, tokens, epoch from tasks where id = :task_id;
