@@ -114,9 +114,21 @@ def check_calls(query, ledger, names, kills):
         for number, (end, digest) in enumerate(recorded, 1):
             others = [begun for known, begun, _, ok in paid[task] if known == digest and not ok]
             again = [begun for begun in others if begun > end]
-            assert not again, f"{name}: call {number} was made again after it was recorded"
+            assert not again, f"{name}: call {number} was made again: {story(query, task, digest)}"
             late = [at for at in ledger.asked[f"task {name} call {number}"] if at > end]
             excused = len(others) + sum(
                 kill.what == "server" and name in kill.tasks and kill.at < end for kill in kills
             )
             assert len(late) <= excused, f"{name}: call {number} came again, and nobody made it"
+
+
+def story(query, task, digest):
+    """What was recorded of one call, and of its task, in the order of time."""
+    calls = query(
+        "select started_us, duration_us, epoch, step, outcome, response, replayed_from"
+        f" from exchanges where task_id = '{task}' and request_digest = '{digest}'"
+    )
+    events = query(f"select created_us, epoch, kind, data from events where task_id = '{task}'")
+    rows = [(row.pop("started_us"), row) for row in calls]
+    rows += [(row.pop("created_us"), row) for row in events]
+    return "\n".join(f"{at / 1e6:.3f} {row}" for at, row in sorted(rows, key=lambda one: one[0]))

@@ -18,7 +18,7 @@ import uvicorn
 from fake_upstream import Step, Upstream
 
 from penstock.api.completions import Completions
-from penstock.domain.errors import Unavailable
+from penstock.domain.errors import Stale, Unavailable
 from penstock.domain.exchanges import Caller, Exchange
 from penstock.domain.releases import FileEntry, Limits, Manifest, ModelPin, Policy, Price
 from penstock.drivers.providers.compatible import CompatibleProvider
@@ -48,12 +48,17 @@ class FakeCallers:
 
     def __init__(self) -> None:
         self.caller: Caller | None = CALLER
+        self.stale = False
 
     async def identify(self, host: str, port: int) -> Caller | None:
         return self.caller
 
     def by_token(self, token: str) -> Caller | None:
         return self.caller if token == "t1" else None
+
+    async def confirm(self, caller: Caller) -> None:
+        if self.stale:
+            raise Stale("another attempt may have this task")
 
 
 def manifest(chain: tuple[ModelPin, ...], cap: int | None) -> Manifest:
@@ -795,3 +800,13 @@ async def test_an_answer_waits_for_a_store_that_is_away_and_is_charged_once(
             [[cost]] = world.sql("select cost_nanos from tasks")
             assert cost == exchange.cost_nanos > 0
             assert len(upstream.ledger) == 1
+
+
+async def test_a_call_whose_task_may_be_another_s_reaches_no_provider(world: World) -> None:
+    async with Upstream() as upstream:
+        world.pin("one", upstream)
+        world.callers.stale = True
+        async with served(world), world.sdk(max_retries=0) as sdk:
+            with pytest.raises(openai.ConflictError, match="may have this task"):
+                await sdk.chat.completions.create(model="main", messages=MESSAGES)
+        assert upstream.ledger == []

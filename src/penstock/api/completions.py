@@ -164,6 +164,7 @@ class Completions:
                 code="unknown_caller",
                 kind="authentication_error",
             )
+        await self._callers.confirm(caller)
         part = next((v for n, v in scope["headers"] if n == b"x-penstock-scope"), None)
         if part is not None:
             return replace(caller, scope=part.decode("latin-1")[:_SCOPE_LENGTH])

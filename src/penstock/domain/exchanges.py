@@ -32,6 +32,14 @@ class Callers(Protocol):
         """The attempt that was given ``token``; used where attempts share a process."""
         ...
 
+    async def confirm(self, caller: Caller) -> None:
+        """Wait until it is known that nobody else has the caller's task.
+
+        Raises:
+            Stale: somebody else has it, or may have it.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:

@@ -129,6 +129,11 @@ class Attempt:
         return self._terms.limits
 
     @property
+    def owner(self) -> str | None:
+        """The name under which its worker took the task."""
+        return self.task.worker_id
+
+    @property
     def caller(self) -> Caller:
         """Who this is, for the gateway."""
         task = self.task

@@ -14,8 +14,10 @@ import secrets
 import socket
 import struct
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
+from penstock.domain.errors import Stale
 from penstock.domain.exchanges import Caller
 from penstock.runtime.procfs import descendants
 
@@ -25,6 +27,8 @@ _NLMSG_ERROR = 2
 _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _REMEMBERED = 4096
+_DOUBT_SECONDS = 10.0  # how long a lease may be in doubt
+_LOOK_SECONDS = 0.05
 _AGAIN_SECONDS = (0.005, 0.02, 0.1, 0.4)
 
 
@@ -41,13 +45,28 @@ class Holder(Protocol):
         """Who it is, for the gateway."""
         ...
 
+    @property
+    def owner(self) -> str | None:
+        """The name under which this worker took its task."""
+        ...
+
+
+def _key(holder: Holder) -> tuple[str, int]:
+    caller = holder.caller
+    return caller.task_id, caller.epoch
+
 
 class Identities:
     """The attempts that run now; implements ``domain.exchanges.Callers``."""
 
-    def __init__(self, *, gateway_port: int) -> None:
-        """Look at connections to ``gateway_port`` of this machine."""
+    def __init__(self, *, gateway_port: int, owner: Callable[[], str | None]) -> None:
+        """Look at connections to ``gateway_port`` of this machine.
+
+        ``owner`` says whose tasks nobody else can have now; nothing while that is in doubt.
+        """
         self._port = gateway_port
+        self._owner = owner
+        self._holding: dict[tuple[str, int], Holder] = {}  # by task and epoch
         self._holders: dict[Holder, int] = {}  # … and how many connections are known to be theirs
         self._tokens: dict[str, Holder] = {}
         self._known: OrderedDict[tuple[str, int], tuple[Holder, str, str]] = OrderedDict()
@@ -57,17 +76,37 @@ class Identities:
         token = secrets.token_urlsafe(24)
         self._holders[holder] = 0
         self._tokens[token] = holder
+        self._holding[_key(holder)] = holder
         return token
 
     def remove(self, holder: Holder, token: str) -> None:
         """Forget an attempt; nothing is attributed to it any more."""
         self._holders.pop(holder, None)
         self._tokens.pop(token, None)
+        self._holding.pop(_key(holder), None)
 
     def by_token(self, token: str) -> Caller | None:
         """The attempt that was given ``token``."""
         holder = self._tokens.get(token)
         return None if holder is None else holder.caller
+
+    async def confirm(self, caller: Caller) -> None:
+        """Wait until it is known that nobody else has the caller's task.
+
+        A process that was stopped for longer than its lease goes on where it was, before its
+        heartbeat has found out what happened meanwhile: a call must not be paid for until then.
+
+        Raises:
+            Stale: somebody else has it, or may have it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _DOUBT_SECONDS
+        # Asked again and again: a lease goes by without an event.
+        while (owner := self._owner()) is None and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        holder = self._holding.get((caller.task_id, caller.epoch))
+        if owner is None or holder is None or holder.owner != owner:
+            raise Stale("another attempt may have this task; this one must stop")
 
     async def identify(self, host: str, port: int) -> Caller | None:
         """The attempt whose socket is bound to ``host:port``, or nothing."""

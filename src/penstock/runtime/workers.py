@@ -74,7 +74,10 @@ class Worker:
         """``clock`` tells seconds that only grow; ``beside`` is where the heartbeat runs."""
         self.deltas = Deltas(store)
         self.wardens = Wardens()
-        self.callers = Identities(gateway_port=urlsplit(gateway_url).port or 80)
+        self.callers = Identities(
+            gateway_port=urlsplit(gateway_url).port or 80,
+            owner=lambda: self._heart.worker_id if self._heart.trusted else None,
+        )
         self.zygotes = Zygotes(
             store, builder, gateway_url=gateway_url, scratch=scratch, variables=variables
         )
