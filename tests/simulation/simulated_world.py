@@ -10,7 +10,7 @@ import asyncio
 import random
 import sqlite3
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from simulated_database import START_US, ServersDatabase, SharedDatabase, Transa
 from virtual_time import WHO, VirtualLoop
 
 from penstock.actions.sessions import Judges
+from penstock.actions.submissions import Submission
 from penstock.actions.tasks import TaskActions
 from penstock.domain.errors import PenstockError, Unavailable
 from penstock.domain.releases import Limits, Policy
@@ -279,7 +280,8 @@ class World:
         actions = TaskActions(store, Quiet(), Judges())
         tasks = [self._draw_task() for _ in range(2 if self._calm else self.chance.randint(1, 4))]
         self._pending += len(tasks)
-        self.loop.create_task(self._talk(number, actions, tasks), context=context)
+        talking = self.loop.create_task(self._talk(number, actions, tasks), context=context)
+        talking.add_done_callback(self._talked)
 
     async def _talk(self, number, actions, given):
         """One conversation: a session, and messages that may come before the last is answered."""
@@ -288,14 +290,10 @@ class World:
             last = index == len(given) - 1
             await asyncio.sleep(0.05 if self._calm else self.chance.uniform(0, 3))
             key = f"c{number}-{index}"
-            found = await self._insist(
-                lambda key=key, task=task, session=session, last=last: (
-                    actions.create(
-                        ADA, agent=AGENT, input=task, session_id=session, idempotency_key=key,
-                        close_session=last,
-                    )
-                )
+            asked = Submission(
+                agent=AGENT, input=task, session_id=session, idempotency_key=key, close_session=last
             )  # fmt: skip
+            found = await self._insist(partial(actions.create, ADA, asked))
             session = found.session_id
             self.acknowledged[key] = found.id
             self._pending -= 1
@@ -306,6 +304,10 @@ class World:
                 self.loop.create_task(self._answer(actions, found.id))
             if task.get("cancel") is not None:
                 self.loop.create_task(self._cancel(actions, found.id, task["cancel"]))
+
+    def _talked(self, talking):
+        if not talking.cancelled() and (error := talking.exception()) is not None:
+            self.refused.append(f"a client was told: {error!r}")
 
     async def _insist(self, ask):
         while True:
