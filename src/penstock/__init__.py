@@ -15,7 +15,8 @@
             ...
 
 Everything here also works in plain ``python agent.py``: prompts are read from ``prompts/`` next to
-the working directory, a step is an ordinary call, and a question is asked on the terminal.
+the working directory, a step is an ordinary call, a question is asked on the terminal,
+and memory lasts as long as the process.
 Importing this needs the standard library only and takes a few milliseconds; the platform itself
 lives below and is not imported.
 """
@@ -37,7 +38,17 @@ __all__ = [
     "ask",
     "attachment",
     "idempotency_key",
+    "memory",
     "prompt",
     "step",
     "tool",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``memory``, loaded when it is first used: most agents keep none."""
+    if name == "memory":
+        import penstock.inside.memories as memory  # noqa: PLC0415 - see above
+
+        return memory
+    raise AttributeError(f"module 'penstock' has no attribute {name!r}")

@@ -32,6 +32,7 @@ from penstock.actions.deletions import DeletionActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
+from penstock.actions.memories import MemoryActions
 from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
 from penstock.actions.rollbacks import RollbackActions
@@ -185,6 +186,7 @@ class Server:
             environments=environments,
             garbage=GarbageActions(store),
             insight=InsightActions(store),
+            memories=MemoryActions(store),
             registries=RegistryActions(artifacts, OciRegistry()),
             releases=cutting,
             rollbacks=RollbackActions(store, cutting, rollouts),

@@ -19,6 +19,7 @@ from penstock.actions.deletions import DeletionActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
+from penstock.actions.memories import MemoryActions
 from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
 from penstock.actions.rollbacks import RollbackActions
@@ -45,6 +46,7 @@ class Actions:
     environments: EnvironmentActions
     garbage: GarbageActions
     insight: InsightActions
+    memories: MemoryActions
     registries: RegistryActions
     releases: ReleaseActions
     rollbacks: RollbackActions

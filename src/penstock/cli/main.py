@@ -47,6 +47,7 @@ _COMMANDS = {
     "rollout": _Command("Delivery", "rollouts", "Show a rollout with its evidence and story."),
     "task": _Command("Running", "tasks", "Create, watch, answer, list and cancel tasks."),
     "session": _Command("Running", "sessions", "List, show, end and delete sessions."),
+    "memory": _Command("Running", "memories", "Show and delete what agents remember."),
     "logs": _Command("Running", "tasks", "Show what a task printed and did."),
     "worker": _Command("Running", "servers", "Run attempts for the servers of a database."),
     "workers": _Command("Running", "workers", "List who runs tasks, and how many."),

@@ -334,6 +334,30 @@ class Routes(RegistryRoutes):
         """The task's model calls."""
         return self._call("GET", f"/api/v1/tasks/{part(task_id)}/exchanges")
 
+    # ------------------------------------------------------------ memory
+
+    def memories(self, agent: str, *, namespace: Sequence[str] = (), **filters: Any) -> Any:
+        """What an agent remembers; filters: environment, user, query, limit, offset."""
+        params = {"agent": agent, "namespace": list(namespace), **_given(filters)}
+        return self._call("GET", "/api/v1/memory", params=params)
+
+    def memory(
+        self, agent: str, namespace: Sequence[str], key: str, *, environment: str = "production"
+    ) -> Any:
+        """One thing that an agent remembers."""
+        params = {
+            "agent": agent,
+            "environment": environment,
+            "namespace": list(namespace),
+            "key": key,
+        }
+        return self._call("GET", "/api/v1/memory/item", params=params)
+
+    def delete_memories(self, agent: str, *, namespace: Sequence[str] = (), **what: Any) -> Any:
+        """Let an agent forget; what: user, key, environment, all."""
+        params = {"agent": agent, "namespace": list(namespace), **_given(what)}
+        return self._call("DELETE", "/api/v1/memory", params=params)
+
     # ------------------------------------------------------------ keys and audit
 
     def keys(self) -> Any:

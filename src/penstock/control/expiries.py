@@ -11,7 +11,7 @@ from penstock.domain.errors import Unavailable
 from penstock.domain.tasks import Task
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
-from penstock.store import Store, Transaction, deletions, garbage, leases, sessions, tasks
+from penstock.store import Store, Transaction, deletions, garbage, leases, memories, sessions, tasks
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ class Expiries:
         while await self._end_waits() == _BATCH:
             pass
         while await self._delete() == _BATCH:
+            pass
+        while await self._store.transact(partial(memories.sweep, limit=_BATCH)) == _BATCH:
             pass
         now = asyncio.get_running_loop().time()
         if now >= self._sweep_at:

@@ -66,6 +66,7 @@ class Attempt:
         self.stopped = False
         self.partial: Callable[[], Any] | None = None  # what the work has come to so far
         stream = order.get("stream") or {}
+        self._user: str | None = None
         self.modes = frozenset(stream.get("modes", _USUAL_MODES))  # what the task is to stream
         self.subgraphs: bool = bool(stream.get("subgraphs"))
         self._channel = channel
@@ -91,6 +92,35 @@ class Attempt:
         self._check()
         header = {**fields, "a": self.number, "op": op}
         return self._accept(await self._channel.acall(header, blobs))
+
+    @property
+    def user(self) -> str | None:
+        """Whose session the task belongs to."""
+        if self._user is None:
+            self._user = self.call("memory.user")[0]["user"] or ""
+        return self._user or None
+
+    def remember(self, ops: list[dict[str, Any]], blobs: Sequence[bytes] = ()) -> list[Any]:
+        """Read and write the agent's memory; see ``inside/memories.py``.
+
+        Raises:
+            Refused: the supervisor says why not.
+            TypeError: what is to be remembered is not JSON.
+        """
+        try:
+            results: list[Any] = self.call("memory.batch", blobs, ops=ops)[0]["results"]
+        except FrameError as error:
+            raise TypeError(f"this cannot be remembered: {error}") from None
+        return results
+
+    async def aremember(self, ops: list[dict[str, Any]], blobs: Sequence[bytes] = ()) -> list[Any]:
+        """The same, leaving the event loop free."""
+        try:
+            reply = await self.acall("memory.batch", blobs, ops=ops)
+        except FrameError as error:
+            raise TypeError(f"this cannot be remembered: {error}") from None
+        results: list[Any] = reply[0]["results"]
+        return results
 
     def event(self, kind: str, data: Any, namespace: Sequence[str] = ()) -> None:
         """Report a durable event; it is committed with the next step.

@@ -10,6 +10,7 @@ _READS = frozenset(
         "agent.read",
         "audit.read",
         "exchange.read",
+        "memory.read",
         "metrics.read",
         "release.read",
         "rollout.read",
@@ -20,6 +21,7 @@ _READS = frozenset(
 _OPERATES = _READS | {
     "component.write",
     "environment.write",
+    "memory.delete",
     "release.cut",
     "rollout.write",
     "session.delete",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penstock.runtime import checkpoints
+from penstock.runtime import checkpoints, memories
 from penstock.runtime.checkpoints import DONE, Answer
 from penstock.runtime.journals import Journal, Said
 
@@ -41,6 +41,8 @@ async def answer_call(
             found, content = await journal.attachment(str(call["attachment"]))
             kept = {"content_type": found.content_type, "filename": found.filename}
             return Answer({"ok": True, "attachment": found.id, **kept}, [content])
+        case str(op) if op.startswith("memory."):
+            return await memories.answer(journal, call, blobs)
         case unknown:
             raise ValueError(f"there is no call {unknown!r}")
     return DONE

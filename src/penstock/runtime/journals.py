@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from penstock.domain.attachments import Attachment
 from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
+from penstock.domain.memories import MemoryScope
 from penstock.domain.tasks import Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After, because, under_stop
@@ -24,6 +26,7 @@ from penstock.store import (
     checkpoints,
     events,
     logs,
+    sessions,
     steps,
     tasks,
 )
@@ -63,6 +66,7 @@ class Journal:
         self._task = claim.task
         self._epoch = claim.epoch
         self._lines = 0
+        self._memory_scope: MemoryScope | None = None
         self.task_id = claim.task.id
         self.session_id = claim.task.session_id
         self.epoch = claim.epoch
@@ -201,6 +205,33 @@ class Journal:
                 await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
 
         await self._written(work, None)
+
+    async def fenced(self, work: Work[None]) -> None:
+        """Do ``work`` if the task is still ours, in the same transaction.
+
+        Raises:
+            Stale: another attempt owns the task; nothing was written.
+        """
+
+        async def both(tx: Transaction) -> None:
+            await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch)
+            await work(tx)
+
+        await self.commit(both)
+
+    async def memory_scope(self) -> MemoryScope:
+        """Whose memory the task may reach."""
+        if self._memory_scope is None:
+            task = self._task
+            session = await self._reading(partial(sessions.get, session_id=task.session_id))
+            self._memory_scope = MemoryScope(
+                agent=task.agent, environment=task.environment, user_id=session.user_id
+            )
+        return self._memory_scope
+
+    async def look(self, work: Work[T]) -> T:
+        """Read something, on one snapshot."""
+        return await self._reading(work)
 
     async def commit_logs(self, pieces: Sequence[tuple[str, str]]) -> None:
         """Keep what was printed."""

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import inspect
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.inside.attempts import Waits, is_of_tool
@@ -65,6 +66,8 @@ class GraphRunner:
 
         if not hasattr(graph, "stream"):
             graph = graph.compile()
+        from penstock.inside.frameworks.langgraph_store import PenstockStore  # noqa: PLC0415 - the same
+
         saver: Any = PenstockSaver()
         allowed = getattr(graph, "_serde_allowlist", None)
         if allowed is not None:
@@ -72,6 +75,7 @@ class GraphRunner:
         self.state_types = sorted(":".join(name) for name in allowed or ())
         self._saver = saver
         self._graph = graph
+        self._store_of = partial(PenstockStore.instead_of, getattr(graph, "store", None))
         self.is_async = _needs_loop(graph)
         self.listen(tapped=False)
 
@@ -161,11 +165,12 @@ class GraphRunner:
         attempt.partial = lambda: self._visible(output.state)
         graph = copy.copy(self._graph)
         graph.checkpointer = self._saver.of(attempt)
+        graph.store = self._store_of(attempt)
         attempt.interrupt = _interrupt()
         attempt.stop_for = _stop_for
         known: dict[str, Any] = {"thread_id": attempt.session}
         if self._taps(attempt):
-            known |= _tap(output, attempt)
+            known |= _tap(output, attempt, graph.store)
         else:
             # LangGraph then yields a step's updates before its checkpoint is written, not after.
             graph.stream_eager = True
@@ -349,7 +354,7 @@ def _parts(graph: Any, seen: set[int]) -> Iterator[Any]:
         pending += list(nodes.values()) if isinstance(nodes, dict) else []
 
 
-def _tap(output: _Output, attempt: Attempt) -> dict[str, Any]:
+def _tap(output: _Output, attempt: Attempt, store: Any) -> dict[str, Any]:
     """What makes LangGraph hand every update to ``output`` at the moment it is made.
 
     Reading updates from the stream instead gets them after the step's checkpoint was committed,
@@ -364,10 +369,15 @@ def _tap(output: _Output, attempt: Attempt) -> dict[str, Any]:
         output.take(mode, data, tuple(namespace))
 
     modes: set[Any] = {"updates", *(mode for mode in _TAPPED if mode in attempt.modes)}
-    runtime = Runtime()
+    runtime = Runtime(store=store)
     if "custom" in attempt.modes:
-        runtime = Runtime(stream_writer=lambda data: output.take("custom", data, _where()))
+        writer = partial(_write, output)
+        runtime = Runtime(store=store, stream_writer=writer)
     return {"__pregel_stream": StreamProtocol(hear, modes), "__pregel_runtime": runtime}
+
+
+def _write(output: _Output, data: Any) -> None:
+    output.take("custom", data, _where())
 
 
 def _where() -> tuple[str, ...]:
