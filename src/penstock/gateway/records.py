@@ -40,9 +40,9 @@ class Committed:
 class Records:
     """Writes exchanges."""
 
-    def __init__(self, store: Store, patience: Patience) -> None:
+    def __init__(self, store: Store, patience: Patience | None = None) -> None:
         self._store = store
-        self._patience = patience
+        self._patience = patience or Patience(store)
         self._kept: OrderedDict[str, float] = OrderedDict()  # digest → when it was sent
         self._seen: dict[tuple[str, str], tuple[str | None, str | None]] = {}
         self._writing: set[asyncio.Task[Committed]] = set()
