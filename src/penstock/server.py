@@ -41,6 +41,7 @@ from penstock.actions.sessions import Judges, SessionActions
 from penstock.actions.signing import SigningActions
 from penstock.actions.states import StateActions
 from penstock.actions.tasks import TaskActions
+from penstock.actions.workers import WorkerActions
 from penstock.api.app import build_app
 from penstock.api.completions import Completions
 from penstock.api.dependencies import Actions
@@ -97,6 +98,7 @@ class Server:
         self.settings = settings
         self.role = role
         self.login_key: str | None = None  # of the first administrator, if it was just made
+        self.on_drain: Callable[[], None] = lambda: None  # called when somebody wants it to leave
         self._stack = contextlib.AsyncExitStack()
         self._socket: socket.socket | None = None
         self._worker: Worker | None = None
@@ -194,6 +196,7 @@ class Server:
             sessions=SessionActions(store, judges),
             signing=signing,
             states=StateActions(store, states),
+            workers=WorkerActions(store),
             tasks=TaskActions(store, worker.deltas, judges, settings.queue_limits),
             ready=lambda: self._ready and worker.ready,
         )
@@ -203,10 +206,12 @@ class Server:
         app = _dispatcher(api, Completions(calls, worker.callers))
         await self._serve(app, self._socket)
         self._stack.callback(actions.stopping.set)
+        self._stack.callback(actions.tasks.close)
         if self.role is Role.SERVER:
             self._control(store)
         self._stack.push_async_callback(worker.drain, settings.drain_seconds)
         self._stack.push_async_callback(states.stop)
+        worker.on_drain = self.on_drain
         await worker.start()
         self._ready = True
 
@@ -315,6 +320,7 @@ async def _run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    server.on_drain = stopping.set
     await server.start()
     if parent is not None:
         _watch(parent, stopping)

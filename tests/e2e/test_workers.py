@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 import psutil
@@ -122,6 +123,37 @@ async def test_workers_do_a_servers_tasks_and_take_over_from_each_other(
     other.kill()
     started(tmp_path / "third", environment=environment, command="worker")
     assert outputs(server, [*ids, *more]) == [*range(12), *range(6)]
+
+
+@pytest.mark.postgres
+async def test_a_worker_is_drained_by_name(url, project, started, tmp_path):
+    environment = {"PENSTOCK_DATABASE_URL": url}
+    server = started(tmp_path / "server", environment=environment, concurrency=0)
+    deploy(server, project)
+    one = started(tmp_path / "one", environment=environment, command="worker")
+    with server.client() as client:
+        (name,) = [row["id"] for row in client.workers()["items"] if row["capacity"]]
+        ids = submit(server, 6, 1)
+        with pytest.raises(PenstockError, match="no worker"):
+            client.drain_worker("wrk_nobody")
+        client.drain_worker(name)
+        assert one.process.wait(60) == 0
+        assert name not in {row["id"] for row in client.workers()["items"]}
+    started(tmp_path / "other", environment=environment, command="worker")
+    assert outputs(server, ids) == list(range(6))
+
+
+def test_whoever_waits_while_a_server_stops_is_given_the_task_as_it_is(project, started, tmp_path):
+    server = started(tmp_path / "server", environment={"PENSTOCK_DRAIN_SECONDS": "1"})
+    deploy(server, project)
+    (task,) = submit(server, 1, 30)
+    with ThreadPoolExecutor(1) as pool, server.client() as client:
+        waiting = pool.submit(client.wait_for_task, task, seconds=60)
+        with server.client() as other:
+            next(e for e in other.stream(task) if e["event"] == "step")
+        server.process.send_signal(signal.SIGTERM)
+        assert waiting.result()["state"] in ("running", "queued")
+    assert server.process.wait(30) == 0
 
 
 @pytest.mark.postgres

@@ -84,11 +84,6 @@ class InsightActions:
 
         return await self._store.read(work)
 
-    async def workers(self, actor: Actor) -> list[WorkerRow]:
-        """Every worker that has registered and was not buried, with what it owns."""
-        check(actor, "metrics.read")
-        return await self._store.read(workers.listing)
-
     async def answers(self) -> bool:
         """Whether the store answers; needs no actor and tells nothing else."""
 

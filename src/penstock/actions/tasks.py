@@ -38,6 +38,12 @@ class TaskActions:
         self._following = Following(store, deltas)
         self._submissions = Submissions(store, judges, limits or QueueLimits())
         self._done = _Bell(store, "done")
+        self._closing = False
+
+    def close(self) -> None:
+        """Give those that wait their task as it is: the server is about to end."""
+        self._closing = True
+        self._done.ring_all()
 
     async def create(self, actor: Actor, asked: Submission) -> Task:
         """Put a task into the queue; once this returns it is not lost any more.
@@ -100,6 +106,8 @@ class TaskActions:
     async def wait(self, actor: Actor, task_id: str, *, seconds: float) -> Task:
         """The task once it has ended or waits for a person, or as it is after ``seconds``.
 
+        It is also given as it is when the server stops; another one may be asked on.
+
         Raises:
             NotFound: there is none of this id.
         """
@@ -110,7 +118,7 @@ class TaskActions:
                 heard.clear()
                 task = await self._get(task_id)
                 left = until - asyncio.get_running_loop().time()
-                if task.state in SETTLED or left <= 0:
+                if task.state in SETTLED or left <= 0 or self._closing:
                     return task
                 await _rung(heard, min(left, _POLL_SECONDS))
 
@@ -245,6 +253,12 @@ class _Bell:
     def listen(self, task_id: str) -> _Listening:
         """For a ``with``: an event that is set when something happens to the task."""
         return _Listening(self._listening, task_id)
+
+    def ring_all(self) -> None:
+        """Wake everybody."""
+        for waiting in self._listening.values():
+            for event in waiting:
+                event.set()
 
     def _ring(self, task_id: str) -> None:
         for event in self._listening.get(task_id, ()):

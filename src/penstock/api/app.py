@@ -30,6 +30,7 @@ from penstock.api import (
     states,
     streams,
     tasks,
+    workers,
 )
 from penstock.api.bodies import answer, schemas
 from penstock.api.dependencies import Actions, By
@@ -53,6 +54,7 @@ _MODULES = (
     states,
     streams,
     tasks,
+    workers,
 )
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ from penstock.actions.sessions import SessionActions
 from penstock.actions.signing import SigningActions
 from penstock.actions.states import StateActions
 from penstock.actions.tasks import TaskActions
+from penstock.actions.workers import WorkerActions
 from penstock.domain.access import Actor
 from penstock.domain.errors import Unauthenticated
 
@@ -55,6 +56,7 @@ class Actions:
     signing: SigningActions
     states: StateActions
     tasks: TaskActions
+    workers: WorkerActions
     ready: Callable[[], bool]  # whether the server takes work
     attachment_bytes: int  # the largest file that is taken
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # ends open streams

@@ -45,12 +45,6 @@ async def metrics(asked: Asked, by: By) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/api/v1/workers")
-async def list_workers(asked: Asked, by: By) -> Response:
-    """Who runs tasks: where, how many of how many, until when its lease lasts."""
-    return items(await asked.insight.workers(by))
-
-
 @router.get("/api/v1/audit")
 async def list_audit(
     asked: Asked,

@@ -50,6 +50,7 @@ _COMMANDS = {
     "memory": _Command("Running", "memories", "Show and delete what agents remember."),
     "logs": _Command("Running", "tasks", "Show what a task printed and did."),
     "worker": _Command("Running", "servers", "Run attempts for the servers of a database."),
+    "drain": _Command("Running", "workers", "Let a worker finish or hand back, and leave."),
     "workers": _Command("Running", "workers", "List who runs tasks, and how many."),
     "backup": _Command("Keeping", "backups", "Copy everything the server holds into a file."),
     "restore": _Command("Keeping", "backups", "Put a backup into an empty store."),

@@ -108,6 +108,10 @@ class Routes(RegistryRoutes):
         """Who runs tasks, the oldest first."""
         return self._call("GET", "/api/v1/workers")
 
+    def drain_worker(self, worker_id: str) -> Any:
+        """Let a worker leave."""
+        return self._call("POST", f"/api/v1/workers/{part(worker_id)}/drain", json={})
+
     # ------------------------------------------------------------ sessions and tasks
 
     def create_session(

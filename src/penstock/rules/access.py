@@ -27,6 +27,7 @@ _OPERATES = _READS | {
     "session.delete",
     "session.write",
     "task.create",
+    "worker.drain",
     "task.resume",
 }
 _ALLOWED = {

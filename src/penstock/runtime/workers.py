@@ -93,6 +93,7 @@ class Worker:
         self._shared: dict[tuple[str, str], SharedProcess] = {}
         self._forking = asyncio.Lock()
         self._draining = False
+        self.on_drain: Callable[[], None] | None = None  # called when somebody wants it to leave
         self._doubtful = True  # whether a claim may have landed without our knowing
         self._clock = clock
         self._looked_at = clock()
@@ -113,7 +114,7 @@ class Worker:
         self._loops = [
             self._claims,
             self._readiness,
-            Loop("cancels", self._look_for_cancels, seconds=BEAT_SECONDS),
+            Loop("wishes", self._look_for_wishes, seconds=BEAT_SECONDS),
         ]
 
     @property
@@ -143,6 +144,7 @@ class Worker:
         self._unsubscribe = [
             self._store.subscribe("queue", lambda _: self._claims.wake()),
             self._store.subscribe("cancel", self._cancel),
+            self._store.subscribe("drain", self._asked_to_drain),
             # A candidate's process starts with its rollout, not with its first session.
             self._store.subscribe("rollout", lambda _: self._readiness.wake()),
         ]
@@ -376,16 +378,24 @@ class Worker:
 
     # ------------------------------------------------------------ loops
 
-    async def _look_for_cancels(self) -> None:
+    def _asked_to_drain(self, worker_id: str) -> None:
+        if worker_id == self.id and self.on_drain is not None:
+            self.on_drain()
+
+    async def _look_for_wishes(self) -> None:
         """Stop what somebody wants stopped: that we were told of it may have been lost."""
 
-        async def owned(tx: Transaction) -> list[Task]:
-            return await tasks.of_worker(tx, worker_id=self.id)
+        async def wished(tx: Transaction) -> tuple[list[Task], bool]:
+            owned = await tasks.of_worker(tx, worker_id=self.id)
+            return owned, await workers.is_draining(tx, self.id)
 
         with contextlib.suppress(Unavailable):
-            for task in await self._store.read(owned):
+            owned, leaves = await self._store.read(wished)
+            for task in owned:
                 if task.cancel_requested:
                     self._cancel(task.id)
+            if leaves:
+                self._asked_to_drain(self.id)
 
     async def _keep_ready(self) -> None:
         if not self._draining:

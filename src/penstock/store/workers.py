@@ -94,6 +94,20 @@ async def registered(tx: Transaction) -> list[Registered]:
     ]
 
 
+async def ask_to_drain(tx: Transaction, worker_id: str) -> bool:
+    """Let a worker leave; False when there is none of this name."""
+    asked = bool(await tx.execute("workers.ask_to_drain", id=worker_id))
+    if asked:
+        tx.notify("drain", worker_id)
+    return asked
+
+
+async def is_draining(tx: Transaction, worker_id: str) -> bool:
+    """Whether a worker leaves, or should."""
+    row = await tx.fetch_one("workers.is_draining", id=worker_id)
+    return row is not None and bool(row["draining"])
+
+
 async def bury(tx: Transaction, worker_id: str, *, as_of_us: int | None) -> bool:
     """End a worker that is gone, unless it has renewed its lease since ``as_of_us``.
 

@@ -10,8 +10,17 @@ insert into workers (
 -- Renew a worker's lease. Nobody has its tasks for as long as its row is there, so a lease that
 -- has gone by while the database was away is renewed, too.
 update workers
-set heartbeat_us = now_us(), lease_until_us = now_us() + :lease_us, draining = :draining
+set heartbeat_us = now_us(), lease_until_us = now_us() + :lease_us,
+    draining = case when draining = 1 then 1 else :draining end
 where id = :id;
+
+-- name: ask_to_drain
+-- Somebody wants a worker to leave; it finds out when it is told, or when it looks.
+update workers set draining = 1 where id = :id;
+
+-- name: is_draining
+-- Whether a worker leaves, or should.
+select draining from workers where id = :id;
 
 -- name: remove
 -- A worker ends.
