@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,7 @@ def test_mistakes_end_in_a_sentence(penstock):
     assert gone.returncode == 1
     assert "penstock up" in gone.stderr
     assert penstock("status", key="psk_wrong").returncode == 1
+    assert "\n  penstock release [PROJECT] " in ok(penstock("release", "--help"))
     for command in ("up", "dev", "demo", "task", "keys", "deploy"):
         assert "Usage" in ok(penstock(command, "--help"))
 
@@ -206,6 +209,24 @@ def test_a_port_or_a_directory_in_use_is_named(server, penstock, tmp_path):
     shared = penstock("up", "--port", "0", env={"PENSTOCK_HOME": str(server.home)})
     assert shared.returncode == 1
     assert str(server.process.pid) in shared.stderr
+
+
+@pytest.mark.parametrize("home", ["a-file", "a-file/below", "/proc/penstock"])
+def test_a_data_directory_that_cannot_be_used_is_named(penstock, tmp_path, home):
+    (tmp_path / "a-file").touch()
+    place = str(tmp_path / home)
+    done = penstock("up", "--port", "0", env={"PENSTOCK_HOME": place})
+    assert done.returncode == 1
+    assert f"the data directory {place} cannot be used" in done.stderr
+    assert "PENSTOCK_HOME=" in done.stderr
+
+
+def test_an_address_of_another_machine_is_named(penstock, tmp_path):
+    env = {"PENSTOCK_HOME": str(tmp_path / "home"), "PENSTOCK_HOST": "192.0.2.1"}
+    done = penstock("up", "--port", "0", env=env)
+    assert done.returncode == 1
+    assert "cannot listen on 192.0.2.1" in done.stderr
+    assert "PENSTOCK_HOST is an address of this machine" in done.stderr
 
 
 def test_data_of_a_newer_penstock_is_refused_and_left_alone(penstock, tmp_path):
@@ -239,6 +260,50 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
         with server.client() as client:
             done = [client.wait_for_task(task, seconds=60) for task in ids]
         assert [task["output"] for task in done] == list(range(40))
+    finally:
+        server.stop()
+
+
+def test_whoever_waits_for_a_task_goes_on_over_a_restart(tmp_path):
+    server = ServerProcess(tmp_path / "home", environment={"PENSTOCK_DRAIN_SECONDS": "0"})
+    project = tmp_path / "held"
+    project.mkdir()
+    gate = tmp_path / "gate"
+    (project / "penstock.yaml").write_text("agent: held\nentrypoint: app:f\n")
+    (project / "app.py").write_text(
+        "import os, time\ndef f(gate):\n"
+        "    while not os.path.exists(gate):\n        time.sleep(0.02)\n    return 'through'\n"
+    )
+    server.start()
+    try:
+        from penstock.cli.projects import packed  # noqa: PLC0415 - as the command does
+
+        with server.client() as client:
+            cut = client.cut_release(packed(project))
+            client.deploy("held", ref=cut["release"]["digest"])
+        command = subprocess.Popen(
+            [sys.executable, "-m", "penstock", "task", "create", "held", json.dumps(str(gate))],
+            env={**os.environ, "PENSTOCK_URL": server.url, "PENSTOCK_KEY": KEY},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with server.client() as client, ThreadPoolExecutor() as threads:
+            until = time.monotonic() + 60
+            while not (found := client.tasks(state="running")["items"]):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            given = threads.submit(client.wait_for_task, found[0]["id"], seconds=60)
+            made = threads.submit(client.create_task, agent="held", input=str(gate), wait=60)
+            while len(client.tasks(state="running")["items"]) < 2:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            server.stop()
+            # Both are given their task as it is, no error.
+            assert {given.result()["state"], made.result()["state"]} <= {"queued", "running"}
+        gate.touch()
+        server.start()
+        said, complaint = command.communicate(timeout=60)
+        assert command.returncode == 0, said + complaint
+        assert "through" in said
     finally:
         server.stop()
 

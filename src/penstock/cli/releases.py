@@ -30,12 +30,12 @@ class _CutByDefault(click.Group):
 
 @click.group(cls=_CutByDefault)
 def release() -> None:
-    r"""Cut a release from a project, derive one from another, move one between installations.
+    """Cut a release from a project, derive one from another, move one between installations.
 
     \b
     penstock release [PROJECT]                                cut one from a project
     penstock release --from live --set prompt.system=v3.3     derive one (more: release cut -h)
-    """
+    """  # noqa: D301 - click looks for the character itself
 
 
 @release.command()

@@ -22,6 +22,7 @@ from penstock.cli.output import (
     when,
 )
 from penstock.cli.streams import follow_logs, show_line, stream
+from penstock.cli.waiting import settled
 from penstock.domain.errors import Invalid
 from penstock.domain.tasks import MultitaskStrategy
 
@@ -75,11 +76,12 @@ def create(
         found = client.create_task(
             agent=agent,
             input=given,
-            wait=0.0 if no_wait else _WAIT,
             close_session=close,
             delay_seconds=delay,
             **options,
         )
+        if not no_wait:
+            found = settled(client, found, _WAIT)
     emit(found, as_json=as_json, show=_show)
     return 0 if found["state"] in _GOOD else 1
 
@@ -104,7 +106,7 @@ def wait(
 ) -> int:
     """Wait until TASK_ID has ended or waits for a person (exit status 3)."""
     with connect(url, key) as client:
-        found = client.wait_for_task(task_id, seconds=wait_seconds)
+        found = settled(client, client.task(task_id), wait_seconds)
     emit(found, as_json=as_json, show=_show)
     if found["state"] == "waiting":
         return _WAITING
@@ -136,7 +138,9 @@ def resume(
             client.resume_task(task_id, answers=_object(answers))
         else:
             client.resume_task(task_id, answer=_json(answer or ""))
-        found = client.task(task_id) if no_wait else client.wait_for_task(task_id, seconds=_WAIT)
+        found = client.task(task_id)
+        if not no_wait:
+            found = settled(client, found, _WAIT)
     emit(found, as_json=as_json, show=_show)
     return 0 if found["state"] in _GOOD else 1
 

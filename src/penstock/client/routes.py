@@ -229,7 +229,10 @@ class Routes(RegistryRoutes):
         return self._call("GET", "/api/v1/tasks", params=_given(filters))
 
     def wait_for_task(self, task_id: str, *, seconds: float = 30.0) -> Any:
-        """The task once it has ended or waits for a person, or as it is when the time is over."""
+        """The task once it has ended or waits for a person.
+
+        Or as it is, when the time is over, or its server stops.
+        """
         return self._call(
             "GET",
             f"/api/v1/tasks/{part(task_id)}/wait",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -81,9 +81,11 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         end.close()
         raise Unavailable(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+            f"cannot listen on {host}:{port}: {error.strerror}",
             hint="Is another server running? Choose another port: PENSTOCK_PORT=8701"
-            " (0 takes any that is free).",
+            " (0 takes any that is free)."
+            if error.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "PENSTOCK_HOST is an address of this machine: 127.0.0.1, or 0.0.0.0 for all.",
         ) from None
     end.setblocking(False)
     return end

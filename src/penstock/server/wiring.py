@@ -51,6 +51,7 @@ from penstock.runtime.sources import Sources
 from penstock.runtime.states import States
 from penstock.runtime.variables import Variables
 from penstock.runtime.workers import Worker
+from penstock.server.homes import make_home
 from penstock.server.keys import pepper_of, seal_checkpoints, signing_keys
 from penstock.server.listening import bound, dispatcher, only, serve
 from penstock.server.outside import manifests, providers, read_source
@@ -116,7 +117,7 @@ class Server:
         if settings.database_url is None:
             refuse_alone(settings, self.role)
         self._socket = self._stack.enter_context(bound(settings.host, settings.port))
-        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_home(settings.home)
         store = Store(home=settings.home, url=settings.database_url)
         await store.open()
         self._stack.push_async_callback(store.close)
