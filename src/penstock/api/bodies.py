@@ -62,7 +62,10 @@ async def read(request: Request, kind: type[T]) -> T:
     try:
         value: T = decoder.decode(raw or b"{}")
     except msgspec.ValidationError as error:
-        raise Invalid(f"the body is not what this route takes: {error}") from None
+        raise Invalid(
+            f"the body is not what this route takes: {error}",
+            hint="What each route takes stands in /api/v1/openapi.json.",
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is no JSON: {error}") from None
     return value

@@ -23,7 +23,9 @@ from penstock.settings import Settings
 _LOOK_SECONDS = 0.5
 _SETTLE_SECONDS = 0.3
 
-_port = click.option("--port", type=click.IntRange(0, 65535), help="Instead of 8700; 0: any.")
+_port = click.option(
+    "--port", type=click.IntRange(0, 65535), help="Which port; 0: any that is free."
+)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -46,10 +47,16 @@ def _show(found: dict[str, Any]) -> None:
                 one["pid"],
                 one["running"],
                 one["capacity"],
-                "draining" if one["draining"] else "taking tasks",
+                _state(one),
                 when(one["heartbeat_us"]),
             )
             for one in found["items"]
         ],
         empty="No worker is running: tasks wait until one does.",
     )
+
+
+def _state(worker: Mapping[str, Any]) -> str:
+    if worker["draining"]:
+        return "draining"
+    return "taking tasks" if worker["capacity"] else "leaves them to others"

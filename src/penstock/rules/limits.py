@@ -126,7 +126,7 @@ def read_caps(text: str) -> dict[str, Any]:
         found = _given(document)
         document.check()
     except ProjectInvalid as error:
-        raise ValueError(error.message) from None
+        raise ValueError(error.message.removeprefix(":1: ")) from None
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -202,3 +203,15 @@ class TestShared:
 
 def test_caps_of_nothing_are_none():
     assert read_caps("{}") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"memory": "-2GiB"}', "limits.memory: '-2GiB' is not a size"),
+        ('{"bogus": 1}', "unknown key limits.bogus"),
+    ],
+)
+def test_a_cap_that_cannot_be_is_named_without_a_file_it_does_not_stand_in(text, said):
+    with pytest.raises(ValueError, match="^" + re.escape(said)):
+        read_caps(text)

@@ -119,7 +119,7 @@ def _hint(kind: str) -> str | None:
             " it at run time (not under TYPE_CHECKING)."
         )
     if kind == "EntrypointError":
-        return "Look at entrypoint in penstock.yaml: package.module:name"
+        return "penstock.yaml names it as package.module:name."
     return None
 
 
