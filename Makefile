@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-PORT ?= 8700
+PORT ?= $(or $(PENSTOCK_PORT),8700)
 SEED ?= 1
 
 .PHONY: help up demo test test-fast test-crewai chaos check format bench bench-attempts soak proof-statistics equal-prompts lock clean
