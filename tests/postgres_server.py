@@ -29,8 +29,16 @@ class PostgresServer:
     programs of PostgreSQL are not installed.
     """
 
-    def __init__(self, **settings: str) -> None:
-        """``settings`` are the server's own: ``max_connections="50"``."""
+    def __init__(self, folder: Path | None = None, *, log_apart: bool = False, **settings: str):
+        """``settings`` are the server's own: ``max_connections="50"``.
+
+        Args:
+            folder: where its data lies; a temporary one without it.
+            log_apart: its write-ahead log lies in a temporary folder all the same.
+            settings: see above.
+        """
+        self._place = folder
+        self._log_apart = log_apart
         self._programs = services._postgres_programs()
         if self._programs is None:
             pytest.skip("PostgreSQL is not installed")
@@ -47,14 +55,17 @@ class PostgresServer:
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="penstock-postgres-"))
         self._folder.chmod(0o755)
-        data = self._folder / "data"
-        data.mkdir()
-        if self._user is not None:
-            os.chown(data, self._user.pw_uid, self._user.pw_gid)
+        data = self._owned(self._folder / "data")
         self._data = data
+        self._cluster = data / "db"
+        apart = []
+        if self._place is not None:
+            self._cluster = self._owned(self._place / "postgres") / "db"
+        if self._log_apart:
+            apart = ["--waldir", data / "wal"]
         subprocess.run(
-            [self._programs / "initdb", "-D", data / "db", "-U", "penstock", "-A", "trust",
-             "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+            [self._programs / "initdb", "-D", self._cluster, "-U", "penstock", "-A", "trust",
+             "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", *apart],
             cwd=data, check=True, stdout=subprocess.DEVNULL, **self._options,
         )  # fmt: skip
         try:
@@ -68,13 +79,18 @@ class PostgresServer:
         self.stop("immediate")
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs; it ends by itself when it cannot recover."""
+        return self._server is not None and self._server.poll() is None
+
     def start(self) -> None:
         """Start it, and wait until it answers queries."""
         assert self._server is None
         settings = [f"-c{name}={value}" for name, value in self._settings.items()]
         with (self._data / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data / "db", "-p", str(self._port),
+                [self._programs / "postgres", "-D", self._cluster, "-p", str(self._port),
                  "-h", "127.0.0.1", "-k", self._data, *settings],
                 cwd=self._data, stdout=log, stderr=log, start_new_session=True, **self._options,
             )  # fmt: skip
@@ -102,6 +118,13 @@ class PostgresServer:
     def resume(self) -> None:
         """Let it go on after :meth:`pause`."""
         self._signal(signal.SIGCONT)
+
+    def _owned(self, folder: Path) -> Path:
+        """A new folder that belongs to whoever the server runs as."""
+        folder.mkdir()
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        return folder
 
     def _signal(self, number: int) -> None:
         if self._server is None:

@@ -84,6 +84,11 @@ class InsightActions:
 
         return await self._store.read(work)
 
+    @property
+    def refusing(self) -> bool:
+        """Whether the store answers, and has refused a write in the last seconds."""
+        return self._store.refusing
+
     async def answers(self) -> bool:
         """Whether the store answers; needs no actor and tells nothing else."""
 

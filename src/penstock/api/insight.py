@@ -28,12 +28,18 @@ async def live() -> Response:
 
 @router.get("/readyz")
 async def ready(asked: Asked) -> Response:
-    """Whether the server takes work; says no more to strangers."""
+    """Whether the server takes work; says no more to strangers.
+
+    One whose database can be read and takes no writes is *degraded*. It is not taken away from
+    those who read, and whoever shares the database would be no better.
+    """
     try:
         ok = asked.ready() and await asked.insight.answers()
     except PenstockError:
         ok = False
-    return answer({"status": "ready" if ok else "not ready"}, 200 if ok else 503)
+    if not ok:
+        return answer({"status": "not ready"}, 503)
+    return answer({"status": "degraded" if asked.insight.refusing else "ready"})
 
 
 @router.get("/metrics")

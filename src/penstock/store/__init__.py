@@ -7,13 +7,16 @@ business of the rules, when it happens that of the engines.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from penstock.domain.errors import Unavailable
+from penstock.kit.clock import steady_seconds
 from penstock.rules.checkpoints import Sealer
 from penstock.store.backups import Snapshot
 from penstock.store.commits import Commit
@@ -26,6 +29,8 @@ from penstock.store.transaction import Line, Row, Transaction, Work
 __all__ = ["Commit", "Line", "Row", "Store", "Transaction", "Work"]
 
 T = TypeVar("T")
+
+_REFUSING_SECONDS = 5.0  # after a refused write, whatever small ones may be taken meanwhile
 
 
 class Store:
@@ -45,6 +50,7 @@ class Store:
         # Of this object alone, until the server gives it the installation's secret.
         self.sealer = Sealer(secrets.token_bytes(32))
         self._subscribers: dict[str, list[Callable[[str], None]]] = defaultdict(list)
+        self._refused_at: float | None = None
         self._database: Database
         if database is not None:
             self._database = database(self._deliver)
@@ -57,6 +63,12 @@ class Store:
     def embedded(self) -> bool:
         """Whether this process alone owns the database."""
         return isinstance(self._database, SqliteDatabase)
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the database has refused a write in the last seconds: its disk may be full."""
+        at = self._refused_at
+        return at is not None and steady_seconds() - at < _REFUSING_SECONDS
 
     async def open(self) -> None:
         """Connect and migrate.
@@ -76,7 +88,8 @@ class Store:
 
     async def transact(self, work: Work[T]) -> T:
         """Run a unit of work and commit it; what it returns is durable."""
-        return await self._database.transact(work)
+        with self._watched():
+            return await self._database.transact(work)
 
     async def commit(self, commit: Commit) -> int:
         """Write what an attempt adds under its fence, and what it returns is durable.
@@ -91,7 +104,8 @@ class Store:
             Conflict: the step is on record already.
             Unavailable: the database did not answer; the commit may have landed.
         """
-        return await self._database.commit(commit)
+        with self._watched():
+            return await self._database.commit(commit)
 
     async def read(self, work: Work[T]) -> T:
         """Run a unit of work that only reads, on one snapshot."""
@@ -120,6 +134,14 @@ class Store:
         """Call ``callback(payload)`` on every notification; returns how to stop it."""
         self._subscribers[channel].append(callback)
         return lambda: self._subscribers[channel].remove(callback)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Unavailable:
+            self._refused_at = steady_seconds()
+            raise
 
     def _deliver(self, channel: str, payload: str) -> None:
         for callback in tuple(self._subscribers[channel]):

@@ -139,7 +139,7 @@ class _Line:
                 return result
         except _GONE as error:
             self._drop()
-            raise Unavailable(f"PostgreSQL did not take the write: {error}") from error
+            raise _not_taken(error) from error
         except asyncio.CancelledError:
             self._drop()  # whatever it was waiting for may never come
             raise
@@ -255,7 +255,7 @@ class PostgresDatabase:
             except asyncpg.IntegrityConstraintViolationError as error:
                 raise Conflict(f"the database refused the write: {error}") from error
             except _GONE as error:
-                raise Unavailable(f"PostgreSQL did not take the write: {error}") from error
+                raise _not_taken(error) from error
             else:
                 self._notices.tell(tx.notices)
                 return result
@@ -311,6 +311,16 @@ class PostgresDatabase:
                     await connection.close(timeout=2)
             # Notifications are a wake-up, never the truth: what was missed is found by polling.
             await asyncio.sleep(1)
+
+
+def _not_taken(error: Exception) -> Unavailable:
+    """What a refused write is to whoever asked for it."""
+    hint = "Nothing was changed, unless the connection ended in the commit. Try again in a moment."
+    if isinstance(error, asyncpg.InsufficientResourcesError):
+        hint = (
+            "PostgreSQL has no room: look at its disk, memory and connections. Nothing was changed."
+        )
+    return Unavailable(f"PostgreSQL did not take the write: {error}", hint=hint)
 
 
 async def _as_it_is(_: Any) -> None:
