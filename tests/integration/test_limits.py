@@ -33,6 +33,8 @@ def agent(given):
                 while True:
                     time.sleep(0.01)
             raise
+    if what == "large step":
+        return step("large", lambda: "x" * given["count"])
     if what == "files":
         return len([open("/dev/null") for _ in range(given["count"])])
     if what == "allocate":
@@ -65,6 +67,8 @@ def agent(given):
                 pass
         threading.Thread(target=re.match, args=("(a*)*b", "a" * 64)).start()
         re.match("(a*)*b", "a" * 64)
+    if what == "prints":
+        print("x" * given["count"])
     if what == "flood":
         while True:
             os.write(1, b"x" * 65536)
@@ -147,6 +151,26 @@ async def test_the_step_over_the_limit_is_refused_and_the_others_are_kept(world,
     assert task.output == {
         "steps": [{"key": f"s{number}#1", "output": number * 10} for number in range(3)]
     }
+
+
+async def test_a_task_that_prints_too_much_and_ends_well_says_so(world):
+    await world.worker(output_bytes=1000)
+    task = await world.ends("prints", count=2000)
+    assert task.outcome == "ok"
+    lines = await world.store.read(lambda tx: logs.of_task(tx, task_id=task.id))
+    assert lines[-1].text == "[1001 characters more were dropped: the limit is reached]\n"
+
+
+async def test_the_result_of_a_step_is_limited_as_that_of_a_task(world):
+    await world.worker(output_bytes=1000)
+    task = await world.ends("large step", 1, count=2000)
+    assert (task.state, task.outcome, task.steps, task.epoch) == ("failed", "output", 0, 1)
+    assert limit_of(task) == {"limit": "output", "limit_value": 1000, "used": 2002, "scope": "task"}
+    assert (task.error["type"], task.error["message"].rpartition(": ")[2]) == (
+        "OutputTooLarge",
+        "the result of step large#1",
+    )
+    assert (await world.ends("large step", 2, count=900)).outcome == "ok"
 
 
 async def test_a_graph_at_its_limit_of_steps_leaves_its_last_state(world):

@@ -22,7 +22,7 @@ from penstock.rules.limits import Broken, Terms, has_larger
 from penstock.rules.tasks import After, after_attempt, handed_back
 from penstock.runtime.calls import Answer, answer_call
 from penstock.runtime.endings import Over, of_limit, reported, stopped, unreported
-from penstock.runtime.journals import Journal, Said, StepsSpent
+from penstock.runtime.journals import Journal, Said, StepRefused
 from penstock.runtime.outputs import Output
 from penstock.runtime.tool_calls import ToolCalls
 from penstock.store import Store
@@ -260,8 +260,8 @@ class Attempt:
                 {**reply, "ok": False, "error": {"type": "stale", "message": str(error)}}
             )
             raise
-        except StepsSpent as error:
-            answer = self._refuse_step(str(error))
+        except StepRefused as error:
+            answer = self._refuse_step(error)
         except (Conflict, Damaged, KeyError, TypeError, ValueError) as error:
             answer = Answer({"ok": False, "error": {"type": "invalid", "message": str(error)}})
         if self._leave_at_step and self._journal.steps > before:
@@ -317,7 +317,7 @@ class Attempt:
             output=over.output,
             error=over.error,
             said=self._take_said(),
-            printed=self._output.take(),
+            printed=self._output.take_last(),
             waited_us=self._waited_us,
             broken=over.broken,
             waits=over.waits,
@@ -357,13 +357,13 @@ class Attempt:
         if self._host is not None:
             self._host.kill()
 
-    def _refuse_step(self, message: str) -> Answer:
+    def _refuse_step(self, refused: StepRefused) -> Answer:
         """No step more; the process may still say how far it came, but not for long."""
         if self._broken is None and self._ending is None:
-            self._broken = self._terms.broken("steps", self._journal.steps)
+            self._broken = refused.broken
             if self._host is not None:
                 asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._host.kill)
-        return Answer({"ok": False, "error": {"type": "limit", "message": message}})
+        return Answer({"ok": False, "error": {"type": "limit", "message": str(refused)}})
 
     def _stop(self, ending: Ending, reason: str) -> None:
         if self._ending is None:

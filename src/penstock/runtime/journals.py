@@ -19,6 +19,7 @@ from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After, because, under_stop
 from penstock.runtime.endings import Over, named
 from penstock.store import (
+    Commit,
     Store,
     Transaction,
     Work,
@@ -43,8 +44,12 @@ _LATER = 4096  # events; more than one batch has
 Said = list[tuple[str, Any]]
 
 
-class StepsSpent(Exception):
-    """The task has committed as many steps as it may."""
+class StepRefused(Exception):
+    """A limit of the task does not allow a step: there were enough, or its result is too large."""
+
+    def __init__(self, message: str, broken: Broken) -> None:
+        super().__init__(message)
+        self.broken = broken
 
 
 class Journal:
@@ -82,13 +87,13 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
             Conflict: this step is on record already.
-            StepsSpent: the task may commit no more.
+            StepRefused: the task may commit no more, or none of this size.
         """
         self._may_step()
-
         commit = steps.of(
             task_id=self._task.id, epoch=self._epoch, key=key, output=output, said=said
         )
+        self._may_keep(commit)
         self.steps = await self._landing(lambda: self._store.commit(commit), self._step_landed(key))
         self.place += 1
 
@@ -105,7 +110,7 @@ class Journal:
 
         Raises:
             Stale: another attempt owns the task.
-            StepsSpent: the task may commit no more.
+            StepRefused: the task may commit no more.
             Conflict: its parent is not there.
             Damaged: a content is not what its key says.
         """
@@ -353,7 +358,20 @@ class Journal:
     def _may_step(self) -> None:
         most = self._terms.limits.steps
         if most is not None and self.steps >= most:
-            raise StepsSpent(f"the task has committed {self.steps} steps, its limit")
+            raise StepRefused(
+                f"the task has committed {self.steps} steps, its limit",
+                self._terms.broken("steps", self.steps),
+            )
+
+    def _may_keep(self, commit: Commit) -> None:
+        assert commit.step is not None
+        size = len(commit.step.output)
+        if size > self._terms.limits.output_bytes:
+            what = f"the result of step {commit.step.key}"
+            raise StepRefused(
+                f"{what} has {size} bytes, more than a result may have",
+                self._terms.broken("output", size, what),
+            )
 
     async def attachment(self, attachment_id: str) -> tuple[Attachment, bytes]:
         """A file of the task's session, with its content.

@@ -53,6 +53,14 @@ class Output:
         pieces, self._pieces = self._pieces, []
         return _joined(pieces)
 
+    def take_last(self) -> list[tuple[str, str]]:
+        """The same when the attempt is over, with a word about what was dropped."""
+        if self._dropped:
+            note = f"[{self._dropped} characters more were dropped: the limit is reached]\n"
+            self._pieces.append(("stderr", note))
+            self._dropped = 0
+        return self.take()
+
     def drain(self) -> None:
         """Read what is in the pipes now."""
         for fd in tuple(self._pipes):
@@ -61,14 +69,10 @@ class Output:
                     break
 
     def close(self) -> None:
-        """Read the rest and close the pipes; say how much was dropped."""
+        """Read the rest and close the pipes."""
         self.drain()
         for fd in tuple(self._pipes):
             self._end(fd)
-        if self._dropped:
-            note = f"[{self._dropped} characters more were dropped: the limit is reached]\n"
-            self._pieces.append(("stderr", note))
-            self._dropped = 0
 
     def _readable(self, fd: int) -> None:
         if self._read(fd) and self._left <= 0:
