@@ -8,10 +8,13 @@ dies in between is found by polling.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from penstock.kit.ids import new_id
+
+log = logging.getLogger(__name__)
 
 _CHANNEL = "penstock"
 _NOBODY = "-"  # a sender that is told, too
@@ -68,4 +71,7 @@ class Notices:
         sender, _, notice = str(message).partition(" ")
         if sender != self._me:
             channel, _, payload = notice.partition(" ")
-            self._deliver(channel, payload)
+            try:
+                self._deliver(channel, payload)
+            except Exception as error:  # noqa: BLE001 - whoever may connect may say anything here
+                log.warning("a notice on channel %r makes no sense: %r", channel, error)
