@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PACKAGES = ("postgresql", "redis-server", "docker-registry")
+_ALSO = ("faketime", "strace")  # tests of jumping clocks and of kills in a write skip without them
 _START_SECONDS = 60.0
 
 
@@ -41,21 +42,26 @@ def main() -> int:
 
 def _install_missing() -> None:
     programs = ("redis-server", "docker-registry")  # the tests start registries themselves
-    if _postgres_programs() is not None and all(shutil.which(name) for name in programs):
+    enough = _postgres_programs() is not None and all(shutil.which(name) for name in programs)
+    if enough and all(shutil.which(name) for name in _ALSO):
         return
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     apt = shutil.which("apt-get")
     if apt is None or (prefix and not shutil.which("sudo")):
+        if enough:
+            return
         sys.exit(
             "The tests need PostgreSQL, Redis and an OCI registry, and this user may not install"
             " them.\n"
             f"Install the packages {', '.join(_PACKAGES)}, then try again."
         )
-    print("installing PostgreSQL, Redis and an OCI registry …", flush=True)
+    print(
+        "installing PostgreSQL, Redis, an OCI registry and what the tests attack with …", flush=True
+    )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # No service of the distribution's is started: the tests start their own.
     quiet = ["-qq", "-o", "Dpkg::Use-Pty=0"]
-    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *_PACKAGES]):
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *_PACKAGES, *_ALSO]):
         done = subprocess.run(
             [*prefix, "env", "RUNLEVEL=1", apt, *quiet, *arguments],
             env=environment,
@@ -64,6 +70,8 @@ def _install_missing() -> None:
             text=True,
             check=False,
         )
+        if done.returncode and enough:
+            return
         if done.returncode:
             sys.exit(f"apt-get {arguments[0]} failed:\n{done.stderr[-2000:]}")
 
