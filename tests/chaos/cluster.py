@@ -17,10 +17,13 @@ from penstock.domain.errors import PenstockError
 from server_process import ServerProcess
 
 PATIENCE_SECONDS = 180.0
+BUILT = ("environments", "wheels")  # what is the same for every server
 
 
 class Cluster:
     """Servers of one database; whoever asks may reach any of them."""
+
+    built: Path | None = None  # where environments are kept that several clusters use
 
     def __init__(
         self,
@@ -44,6 +47,16 @@ class Cluster:
             )
             for number, own in enumerate(urls)
         ]
+        if self.built is not None:
+            for server in self.servers:
+                self._share(server.home, self.built)
+
+    @staticmethod
+    def _share(home: Path, built: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        for name in BUILT:
+            (built / name).mkdir(exist_ok=True)
+            (home / name).symlink_to(built / name)
 
     def __enter__(self):
         for server in self.servers:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from cluster import Cluster
 
 from postgres_database import fresh_database
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _built_once(tmp_path_factory):
+    """An agent's environment is built by the first test that needs it."""
+    Cluster.built = tmp_path_factory.mktemp("built")
 
 
 @pytest.fixture

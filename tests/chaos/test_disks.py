@@ -26,7 +26,6 @@ pytestmark = pytest.mark.timeout(900)
 TIMES = int(os.environ.get("PENSTOCK_CHAOS_ROUNDS", "1"))
 FULL_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0
-AWAY = ("environments", "wheels", "releases")  # files that are larger than the small disk
 
 
 @pytest.fixture
@@ -34,9 +33,6 @@ def embedded(tmp_path):
     """The only server of an SQLite database, and the small disk that it lies on."""
     home = tmp_path / "home-0"
     with SmallDisk(home, megabytes=64) as disk:
-        for name in AWAY:
-            (tmp_path / name).mkdir()
-            (home / name).symlink_to(tmp_path / name)
         yield None, None, disk
 
 
