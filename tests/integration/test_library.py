@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock import step
-from penstock.domain.errors import Invalid, PenstockError
+from penstock.domain.errors import Invalid, PenstockError, Unavailable
 from penstock.library import WorkflowFailed, Workflows
 from penstock.store import tasks
 
@@ -184,6 +184,69 @@ async def test_leaving_hands_back_what_runs(work, database):
     store = await database.open()
     (task,) = await store.read(partial(tasks.listing, limit=10))
     assert (task.state, task.steps) == ("queued", 1)
+
+
+async def test_what_was_stopped_while_nobody_took_it_over_goes_on(work):
+    """The database was away for so long that the worker stopped, and for no longer."""
+    begun, going = asyncio.Event(), asyncio.Event()
+
+    async def long(given):
+        found = [step("a", count, given)]
+        begun.set()
+        await going.wait()
+        return [*found, step("b", count, given)]
+
+    async with work, asyncio.timeout(30):
+        handle = await work.start(long, "x", id="one")
+        await begun.wait()
+        work._stop_all("no heartbeat")
+        going.set()
+        assert await handle.result() == [1, 2]
+    assert len(calls) == 2
+
+
+async def test_a_workflow_whose_beginning_got_no_answer_is_run(work, monkeypatch):
+    transact = work._store.transact
+
+    async def unheard(do):
+        await transact(do)
+        monkeypatch.setattr(work._store, "transact", transact)
+        raise Unavailable("the answer was lost")
+
+    async with work, asyncio.timeout(30):
+        monkeypatch.setattr(work._store, "transact", unheard)
+        with pytest.raises(Unavailable):
+            await work.run(both, "x", id="one")
+        assert await work.run(both, "x", id="one") == [1, 2, 3]
+    assert len(calls) == 3
+
+
+async def test_a_workflow_can_be_cancelled_from_outside(work):
+    begun, going = asyncio.Event(), asyncio.Event()
+
+    async def long(given):
+        begun.set()
+        await going.wait()
+        return step("a", count, given)
+
+    async with work, asyncio.timeout(30):
+        handle = await work.start(long, "x", id="one")
+        await begun.wait()
+        await work._aside(work._store.transact(partial(tasks.cancel, task_id=handle.id)))
+        await until(lambda: all(run._stopped for run in work._running.values()))
+        going.set()
+        with pytest.raises(WorkflowFailed, match="ancelled"):
+            await handle.result()
+    assert calls == []
+
+
+async def test_what_is_no_json_is_kept_as_a_server_would(work):
+    async def odd(given):
+        return {given: Path(given)}
+
+    async with work:
+        assert await work.run(odd, "x", id="one") == {"x": Path("x")}
+        assert await work.run(odd, "x", id="one") == {"x": "x"}
 
 
 async def test_a_killed_program_goes_on_behind_its_last_step(database, tmp_path):

@@ -77,6 +77,15 @@ class Attempt:
         self._counting = threading.Lock()
         self._until = time.monotonic() + (order.get("deadline_seconds") or math.inf)
 
+    def check(self) -> None:
+        """Nothing, while this attempt may go on.
+
+        Raises:
+            Stopped: it may not.
+        """
+        if self.stopped:
+            raise Stopped
+
     def call(self, op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Reply:
         """Ask the supervisor, blocking this thread.
 
@@ -84,12 +93,12 @@ class Attempt:
             Refused: the supervisor says no.
             Stopped: this attempt may not go on (in a shared process).
         """
-        self._check()
+        self.check()
         return self._accept(self._channel.call({**fields, "a": self.number, "op": op}, blobs))
 
     async def acall(self, op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Reply:
         """Ask the supervisor, leaving the event loop free; raises like :meth:`call`."""
-        self._check()
+        self.check()
         header = {**fields, "a": self.number, "op": op}
         return self._accept(await self._channel.acall(header, blobs))
 
@@ -180,7 +189,7 @@ class Attempt:
         """See :func:`penstock.inside.context.ask`; ``scope`` is the part of the work that asks."""
         if self.interrupt is not None:
             return self.interrupt(question)
-        self._check()
+        self.check()
         key = self.step_key("ask", scope)
         if key in self._journal:
             self.call("step.replayed", key=key)
@@ -252,12 +261,8 @@ class Attempt:
             self._send({**header, "data": mark})
 
     def _send(self, header: dict[str, Any]) -> None:
-        self._check()
+        self.check()
         self._channel.send({**header, "a": self.number})
-
-    def _check(self) -> None:
-        if self.stopped:
-            raise Stopped
 
     def _accept(self, reply: Reply) -> Reply:
         """The answer to a call, unless it is a refusal."""

@@ -48,6 +48,7 @@ def _run(
         # The supervisor counts along: a model call behind this step is known by its place.
         attempt.call("step.replayed", key=key)
         return attempt.journaled(key)
+    attempt.check()  # not after the function has done what cannot be committed any more
     token = context.descend(key)
     try:
         result = tries.run(fn, *given)
@@ -64,6 +65,7 @@ async def _arun(
     if attempt.has_journaled(key):
         await attempt.acall("step.replayed", key=key)
         return attempt.journaled(key)
+    attempt.check()  # not after the function has done what cannot be committed any more
     token = context.descend(key)
     try:
         result = await tries.arun(fn, *given)

@@ -11,7 +11,7 @@ from penstock.domain.releases import Limits
 from penstock.domain.tasks import Claim, Ending, Task, TaskState
 from penstock.inside.attempts import Attempt
 from penstock.rules.limits import Terms
-from penstock.rules.tasks import after_attempt
+from penstock.rules.tasks import After, after_attempt, handed_back
 from penstock.runtime.calls import answer_call
 from penstock.runtime.journals import Journal, Said
 from penstock.store import Store
@@ -36,6 +36,7 @@ class Run:
         self._loop = loop
         self._said: Said = []
         self._attempt: Attempt | None = None
+        self._stopped = False
 
     def attempt(self, steps: list[dict[str, Any]]) -> Attempt:
         """The attempt as the workflow's code sees it."""
@@ -50,10 +51,12 @@ class Run:
         }
         channel: Any = self  # its calls, without a socket
         self._attempt = Attempt(order, channel, on_stale=lambda: None)
+        self._attempt.stopped = self._stopped
         return self._attempt
 
     def stop(self) -> None:
         """Raise at the next step."""
+        self._stopped = True
         if self._attempt is not None:
             self._attempt.stopped = True
 
@@ -76,8 +79,16 @@ class Run:
         self, ending: Ending, *, output: Any = None, error: dict[str, Any] | None = None
     ) -> None:
         """Commit the end; one that is another's by now is left alone."""
-        task = self._claim.task
-        after = after_attempt(task, ending, attempts=1)
+        await self._end(after_attempt(self._claim.task, ending, attempts=1), ending, output, error)
+
+    async def give_back(self) -> None:
+        """Let another attempt go on; one that somebody has cancelled ends with that."""
+        error = {"type": "Lost", "message": "the attempt was stopped", "traceback": ""}
+        await self._end(handed_back(self._claim.task), Ending.LOST, None, error)
+
+    async def _end(
+        self, after: After, ending: Ending, output: Any, error: dict[str, Any] | None
+    ) -> None:
         with contextlib.suppress(Stale):
             await self.journal.end(
                 after, ending, output=output, error=error, said=self._take(), printed=(),

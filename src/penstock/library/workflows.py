@@ -21,13 +21,15 @@ from penstock.inside import context, tracebacks
 from penstock.inside.attempts import Attempt, Stopped
 from penstock.inside.attempts import Waits as Asked
 from penstock.inside.frameworks.plain import PlainRunner
+from penstock.inside.values import jsonable
 from penstock.kit import presence
+from penstock.kit.clock import steady_seconds
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
 from penstock.kit.threads import LoopThread
 from penstock.library.placeholder import release
 from penstock.library.runs import Run, WorkflowFailed, no_person, outcome
-from penstock.runtime.heartbeats import LEASE_SECONDS, Heartbeat
+from penstock.runtime.heartbeats import BEAT_SECONDS, LEASE_SECONDS, Heartbeat
 from penstock.runtime.reapers import Reaper, given_back
 from penstock.store import Store, Transaction, tasks, workers
 from penstock.store import workflows as rows
@@ -40,6 +42,8 @@ T = TypeVar("T")
 _POLL_SECONDS = 1.0
 _STEP_SECONDS = 1.0  # for those that were told to stop
 _THREADS = 64
+
+_Key = tuple[str, int]  # task, epoch
 
 
 class Handle:
@@ -80,7 +84,9 @@ class Workflows:
         self._drain_seconds = drain_seconds
         self._functions: dict[str, PlainRunner] = {}
         self._names: dict[Callable[..., Any], str] = {}
-        self._running: dict[str, Run] = {}
+        self._running: dict[_Key, Run] = {}
+        self._ours: set[_Key] = set()  # from before they may be on record to the end of their run
+        self._looked_at = 0.0
         self._bells: dict[str, set[asyncio.Event]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-workflow")
         self._thread = LoopThread("penstock-workflows", self._live)
@@ -138,8 +144,15 @@ class Workflows:
         name, runner = self._known(function)
         if self._own is None:
             raise Invalid("the workflows are not open", hint="async with workflows: …")
-        claim = await self._aside(self._begin(name, given, id))
+        key = (new_id("task"), 1)
+        self._ours.add(key)
+        try:
+            claim = await self._aside(self._begin(key[0], name, given, id))
+        except BaseException:
+            self._ours.discard(key)  # if it is on record all the same, it is found there
+            raise
         if isinstance(claim, Task):
+            self._ours.discard(key)
             return Handle(claim.id, self._awaited(claim.id))
         return Handle(claim.task.id, self._execute(claim, runner))
 
@@ -185,8 +198,9 @@ class Workflows:
 
     async def _execute(self, claim: Claim, runner: PlainRunner) -> Any:
         """Run a workflow that is ours, and commit its end."""
+        key = (claim.task.id, claim.epoch)
         run = Run(self._store, claim, self._own)
-        self._running[claim.task.id] = run
+        self._running[key] = run
         try:
             attempt = await self._attempt(run) if claim.epoch > 1 else run.attempt([])
             context.enter(attempt, alone=False)
@@ -197,7 +211,8 @@ class Workflows:
                     raise Unavailable(
                         f"the program leaves; workflow {claim.task.id} goes on in its next life"
                     ) from None
-                # Whoever has it now says what becomes of it.
+                # Nobody takes it over while our worker lives, so what is still ours is given back.
+                await self._aside(run.give_back())
                 return await self._awaited(claim.task.id)
             except Asked as error:
                 await self._aside(run.end(Ending.ERROR, error=no_person()))
@@ -205,10 +220,11 @@ class Workflows:
             except Exception as error:
                 await self._aside(run.end(Ending.ERROR, error=tracebacks.describe(error, "")))
                 raise
-            await self._aside(run.end(Ending.OK, output=output))
+            await self._aside(run.end(Ending.OK, output=jsonable(output)))
             return output
         finally:
-            self._running.pop(claim.task.id, None)
+            self._running.pop(key, None)
+            self._ours.discard(key)
             if self._draining and not self._running:
                 self._empty.set()
 
@@ -249,6 +265,7 @@ class Workflows:
             self._release = await self._store.transact(release)
         self._store.subscribe("queue", lambda _: self._claims.wake())
         self._store.subscribe("done", self._ring)
+        self._store.subscribe("cancel", self._cancel)
         self._reaper = Reaper(self._store, chance=random.Random())  # noqa: S311 - not a secret
         await self._heart.start()
         self._claims.start()
@@ -279,7 +296,7 @@ class Workflows:
             process=presence.of_this_process(),
         )
 
-    async def _begin(self, name: str, given: Any, key: str | None) -> Claim | Task:
+    async def _begin(self, task_id: str, name: str, given: Any, key: str | None) -> Claim | Task:
         """A workflow that is ours to run; or the one that is on record already."""
 
         async def known(tx: Transaction) -> Task | None:
@@ -287,16 +304,15 @@ class Workflows:
             found = await tasks.by_key(tx, agent=name, idempotency_key=key)
             return None if found is None else found[0]
 
-        task_id, session_id, worker_id = new_id("task"), new_id("ses"), self._heart.worker_id
         work = partial(
             rows.begin,
             task_id=task_id,
-            session_id=session_id,
+            session_id=new_id("ses"),
             function=name,
             release=self._release,
             given=given,
             key=key,
-            worker_id=worker_id,
+            worker_id=self._heart.worker_id,
         )
         try:
             return await self._store.transact(work)
@@ -310,14 +326,16 @@ class Workflows:
 
     async def _claim(self) -> None:
         """Take over what has lost its process and is known here."""
-        if self._draining or not self._heart.trusted or not self._functions:
-            return
-        free = self._concurrency - len(self._running)
-        if free <= 0:
+        if self._draining or not self._heart.trusted:
             return
         worker_id = self._heart.worker_id
         functions = list(self._functions)
         try:
+            if steady_seconds() - self._looked_at > BEAT_SECONDS:
+                await self._look()
+            free = self._concurrency - len(self._running)
+            if free <= 0 or not functions:
+                return
             claims = await self._store.transact(
                 partial(rows.claim, worker_id=worker_id, functions=functions, limit=free)
             )
@@ -326,10 +344,32 @@ class Workflows:
             self._reaper.disturb()
             return
         assert self._user is not None
+        self._ours.update((claim.task.id, claim.epoch) for claim in claims)
         for claim in claims:
             runner = self._functions[claim.task.agent]
             going_on = asyncio.run_coroutine_threadsafe(self._execute(claim, runner), self._user)
             going_on.add_done_callback(partial(_logged, claim.task.id))
+
+    async def _look(self) -> None:
+        """Give back what is owned and not known here, and stop what somebody wants stopped.
+
+        The answer to a claim, or to what put a workflow on record, may be lost on its way from the
+        database. No claim is under way while this runs.
+        """
+        owned = await self._store.read(partial(tasks.of_worker, worker_id=self._heart.worker_id))
+        for task in owned:
+            if (task.id, task.epoch) not in self._ours:
+                log.warning("workflow %s was taken without our knowing; it is given back", task.id)
+                await self._store.transact(partial(given_back, task=task))
+            elif task.cancel_requested:
+                self._cancel(task.id)
+        self._looked_at = steady_seconds()
+
+    def _cancel(self, task_id: str) -> None:
+        """Let a workflow take no more step; giving it back then ends it."""
+        for key, run in tuple(self._running.items()):
+            if key[0] == task_id:
+                run.stop()
 
     async def _settled(self, task_id: str) -> Task:
         """A workflow once it has ended."""

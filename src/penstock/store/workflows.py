@@ -56,6 +56,7 @@ async def claim(
     tx: Transaction, *, worker_id: str, functions: Sequence[str], limit: int
 ) -> list[Claim]:
     """Take over up to ``limit`` workflows of these functions that have lost their process."""
+    await tasks.ripen(tx)
     rows = await tx.fetch_all(
         "workflows.claim",
         worker_id=worker_id,

@@ -28,7 +28,7 @@ set state = 'running', epoch = epoch + 1, worker_id = :worker_id,
     started_us = coalesce(started_us, now_us())
 where id in (
   select id from tasks
-  where state = 'queued' and environment = :environment and run_after_us <= now_us()
+  where state = 'queued' and place = 2 and environment = :environment
     and agent in (select value from json_each(:names))
   order by run_after_us, id
   limit :limit
