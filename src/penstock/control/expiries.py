@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from penstock.domain.errors import Unavailable
+from penstock.domain.errors import NotFound, Unavailable
 from penstock.domain.tasks import Task
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
@@ -147,9 +147,12 @@ class Expiries:
 
 async def _delete_session(tx: Transaction, *, session_id: str) -> None:
     """Delete a session, unless it was used or is gone since it was found."""
-    if await deletions.due(tx, session_id):
+    try:
         await sessions.lock(tx, session_id)
-        await deletions.stop(tx, session_id)
+    except NotFound:
+        return
+    # Only now: until it was held somebody could still put a task into it.
+    if await deletions.due(tx, session_id) and await deletions.stop(tx, session_id):
         await deletions.delete_session(tx, session_id)
 
 

@@ -200,6 +200,11 @@ async def claim(
     return claims
 
 
+async def ripen(tx: Transaction) -> None:
+    """Let what has waited for its time be claimed."""
+    await tx.execute("tasks.ripen", limit=_RIPEN)
+
+
 async def _round(
     tx: Transaction, *, worker_id: str, free: int, turns: Turns
 ) -> tuple[list[Claim], bool]:
@@ -229,7 +234,7 @@ async def _ready(tx: Transaction) -> dict[QueueName, tuple[str, str]]:
     """The queues that have something to be claimed, each with its first and its last tenant."""
     rows = await tx.fetch_all("tasks.queues")
     if rows and rows[0]["ripe"]:
-        await tx.execute("tasks.ripen", limit=_RIPEN)
+        await ripen(tx)
         rows = await tx.fetch_all("tasks.queues")
     return {
         (row["agent"], row["environment"]): (row["first_tenant"], row["last_tenant"])
@@ -510,14 +515,6 @@ async def orphaned(tx: Transaction, *, limit: int) -> list[Task]:
 async def of_worker(tx: Transaction, *, worker_id: str) -> list[Task]:
     """The running tasks that a worker owns, whether it knows or not."""
     return [record(row) for row in await tx.fetch_all("tasks.of_worker", worker_id=worker_id)]
-
-
-async def next_due_seconds(tx: Transaction) -> float | None:
-    """How long until the next waiting task is due; nothing when none waits."""
-    row = await tx.fetch_one("tasks.next_due")
-    if row is None or row["wait_us"] is None:
-        return None
-    return max(0.0, float(row["wait_us"]) / 1_000_000)
 
 
 async def load(tx: Transaction, *, most: int) -> tuple[int, int]:

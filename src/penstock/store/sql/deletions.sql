@@ -1,7 +1,11 @@
 -- name: expired
 -- Sessions whose time is over, or that wait to be deleted, and in which nothing runs any more.
 select id from sessions s
-where deleted_us is null and (expires_us <= now_us() or delete_requested = 1)
+where id in (
+    select id from sessions
+    where deleted_us is null and expires_us is not null and expires_us <= now_us()
+    union
+    select id from sessions where deleted_us is null and delete_requested = 1)
   and not exists (
     select 1 from tasks t
     where t.session_id = s.id and (t.state = 'running' or (t.state in ('queued', 'waiting')

@@ -28,7 +28,7 @@ returning *;
 -- As in the general file; servers that take over at the same time step around each other's rows.
 select t.* from tasks t
 where t.state = 'running' and not exists (select 1 from workers w where w.id = t.worker_id)
-order by t.id
+order by t.worker_id
 limit :limit
 for update of t skip locked;
 

@@ -227,24 +227,23 @@ where id = (
 -- Running tasks whose worker is gone.
 select t.* from tasks t
 where t.state = 'running' and not exists (select 1 from workers w where w.id = t.worker_id)
-order by t.id
+order by t.worker_id
 limit :limit;
-
--- name: next_due
--- How long until the next task that waits for its time, in microseconds.
-select min(run_after_us) - now_us() as wait_us from tasks where state = 'queued' and place = 1;
 
 -- name: load
 -- What could be claimed, and what runs; counted only as far as it matters to whoever scales. What
 -- waits behind another of its session would keep no further replica busy.
 select
   (select count(*) from (
-    select 1 from tasks where state = 'queued' and place = 2 limit :most
+    select 1 from tasks where state = 'queued' and place = 2 and environment <> 'library'
+    limit :most
   ) waiting) + (select count(*) from (
-    select 1 from tasks where state = 'queued' and place = 1 and run_after_us <= now_us() limit :most
+    select 1 from tasks
+    where state = 'queued' and place = 1 and run_after_us <= now_us() and environment <> 'library'
+    limit :most
   ) ripe) as backlog,
   (select count(*) from (
-    select 1 from tasks where state = 'running' limit :most
+    select 1 from tasks where state = 'running' and environment <> 'library' limit :most
   ) running) as in_flight;
 
 -- name: hold
