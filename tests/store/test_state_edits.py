@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,9 @@ from penstock.actions.states import StateActions
 from penstock.control.expiries import Expiries
 from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, NotFound
+from penstock.domain.states import StateWish
 from penstock.rules.checkpoints import snapshot
+from penstock.runtime.states import States
 from penstock.store import attachments, checkpoints, sessions, tasks
 from penstock.store.checkpoints import Checkpoint
 from rollout_world import AGENT, ENVIRONMENT, release
@@ -102,3 +105,48 @@ async def test_a_fork_has_the_states_up_to_its_beginning_and_none_that_come_late
     assert await store.read(partial(checkpoints.latest, session_id=forked.id)) == "9"
     with pytest.raises(NotFound):
         await states.fork(SYSTEM, forked.id, checkpoint_id="3")
+
+
+async def test_a_fork_lives_as_long_after_its_last_use_as_where_it_came_from(
+    database, store, digest
+):
+    await begin(store, digest)
+    await place(store, digest, 1)
+    states = StateActions(store, framework=None)
+    assert (await states.fork(SYSTEM, "ses_1")).expires_us is None
+    await database.execute("update sessions set ttl_us = 60000000 where id = 'ses_1'")
+    forked = await states.fork(SYSTEM, "ses_1")
+    assert forked.expires_us - forked.created_us == pytest.approx(60_000_000, abs=5_000_000)
+
+
+class DeafHost:
+    """A process whose answer is of no use."""
+
+    def __init__(self):
+        self.done = []
+
+    async def send(self, header):
+        self.done.append(header["t"])
+
+    async def receive(self):
+        raise LookupError("something nobody expects")
+
+    def kill(self):
+        self.done.append("kill")
+
+    def close(self):
+        self.done.append("close")
+
+
+async def test_a_wish_that_breaks_off_is_ended_in_its_process_too(store, digest, monkeypatch):
+    await begin(store, digest)
+    host, framework = DeafHost(), States(store, zygotes=None)
+
+    async def process(*_):
+        return SimpleNamespace(attempt=lambda: host)
+
+    monkeypatch.setattr(framework, "_process", process)
+    session = await store.read(partial(sessions.get, session_id="ses_1"))
+    with pytest.raises(LookupError):
+        await framework.ask(session, StateWish(kind="get"))
+    assert host.done == ["order", "kill", "close"]

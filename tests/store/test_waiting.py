@@ -7,6 +7,8 @@ from functools import partial
 
 import pytest
 
+from penstock.actions.tasks import TaskActions
+from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState, Wait
 from penstock.store import events, sessions, tasks
@@ -195,3 +197,14 @@ async def test_whoever_is_not_answered_in_time_fails(store, digest):
     assert (await said(store))[-1][0] == "finished"
     session = await store.read(lambda tx: sessions.get(tx, "ses_1"))
     assert (session.tasks, session.failures, session.state) == (1, 1, "open")
+
+
+async def test_a_client_that_hangs_up_ends_what_runs_and_not_what_waits_for_a_person(store, digest):
+    await begin(store, digest)
+    await wait(store)
+    actions = TaskActions(store, deltas=None, judges=None)
+    assert (await actions.abandon(SYSTEM, "task_1")).state is TaskState.WAITING
+    await resume(store, a=1)
+    await claim(store)
+    assert (await actions.abandon(SYSTEM, "task_1")).cancel_requested
+    assert (await actions.abandon(SYSTEM, "task_2")).state is TaskState.CANCELLED

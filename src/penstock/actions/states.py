@@ -98,8 +98,8 @@ class StateActions:
     ) -> Session:
         """A new session that begins where another is, or was at a checkpoint.
 
-        It stays on the same release; from here on neither knows of the other. No rollout counts
-        it: nobody assigned it.
+        It stays on the same release, and lives for as long after its last use; from here on neither
+        knows of the other. No rollout counts it: nobody assigned it.
 
         Raises:
             NotFound: there is no such session or checkpoint.
@@ -108,7 +108,8 @@ class StateActions:
         check(actor, "session.write")
 
         async def work(tx: Transaction) -> Session:
-            origin = await sessions.get(tx, session_id)
+            # Held: what is deleted meanwhile would be copied in half.
+            origin = await sessions.lock(tx, session_id)
             until = checkpoint_id or await checkpoints.latest(tx, session_id)
             if until is None:
                 raise Conflict(
@@ -138,7 +139,7 @@ class StateActions:
                 pending=False,
             )
             await attachments.copy(tx, session_id=session_id, to_session_id=forked.id)
-            return forked
+            return await sessions.last_like(tx, forked.id, other=session_id)
 
         return await self._store.transact(work)
 

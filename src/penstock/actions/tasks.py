@@ -135,6 +135,24 @@ class TaskActions:
 
         return await self._store.transact(work)
 
+    async def abandon(self, actor: Actor, task_id: str) -> Task:
+        """End a task because its client has hung up, unless it waits for a person.
+
+        Whoever was told the question leaves to look for the answer.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        check(actor, "task.create")
+
+        async def work(tx: Transaction) -> Task:
+            task = await tasks.get(tx, task_id)
+            if task.state is TaskState.WAITING:
+                return task
+            return await tasks.cancel(tx, task_id)
+
+        return await self._store.transact(work)
+
     async def resume(
         self,
         actor: Actor,

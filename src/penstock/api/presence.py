@@ -30,8 +30,8 @@ class Presence:
     async def left(self) -> None:
         """The client has hung up; a server that is stopping hangs up itself, which says nothing."""
         if self._cancels and not self._asked.stopping.is_set():
-            log.info("task %s is cancelled: its client has hung up", self._task_id)
-            await self._asked.tasks.cancel(self._by, self._task_id)
+            log.info("task %s: its client has hung up", self._task_id)
+            await self._asked.tasks.abandon(self._by, self._task_id)
 
     async def during(self, work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
         """What ``work`` returns; nothing if the client hangs up before that."""

@@ -68,9 +68,9 @@ class States:
                 await host.send(_order(session, wish))
                 finish = await _serve(host, edit)
         except TimeoutError:
-            host.kill()
             raise Unavailable(f"the agent did not answer in {_SECONDS:.0f} s") from None
         finally:
+            host.kill()  # nothing, after its last word; else it would wait for an answer for ever
             host.close()
         if not finish["ok"]:
             raise _refused(finish["error"])

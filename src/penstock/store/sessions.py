@@ -68,6 +68,16 @@ async def lock(tx: Transaction, session_id: str) -> Session:
     return _found(await tx.fetch_one("sessions.lock", id=session_id), session_id)
 
 
+async def last_like(tx: Transaction, session_id: str, *, other: str) -> Session:
+    """Let a session live for as long after its last use as another one.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    row = await tx.fetch_one("sessions.last_like", id=session_id, other=other)
+    return _found(row, session_id)
+
+
 async def listing(
     tx: Transaction,
     *,

@@ -19,6 +19,14 @@ select * from sessions where id = :id and deleted_us is null;
 -- One session, held until the commit, so that nobody closes it meanwhile.
 update sessions set state = state where id = :id and deleted_us is null returning *;
 
+-- name: last_like
+-- Let a session live for as long after its last use as another one.
+update sessions
+set ttl_us = (select o.ttl_us from sessions o where o.id = :other),
+    expires_us = now_us() + (select o.ttl_us from sessions o where o.id = :other)
+where id = :id
+returning *;
+
 -- name: listing
 -- Sessions from the newest to the oldest.
 select * from sessions

@@ -152,8 +152,8 @@ returning *;
 -- End a task that nobody runs.
 update tasks
 set state = :state, outcome = :outcome, cancel_requested = 1, stop = :stop, place = 0,
-    error = :error, events = events + 1, finished_us = now_us(), waits = null, answers = null, wait_until_us = null,
-    waited_us = waited_us + coalesce(now_us() - waiting_since_us, 0), waiting_since_us = null
+    error = :error, events = events + 1, finished_us = now_us(), waits = null, answers = null,
+    wait_until_us = null, waited_us = waited_us + coalesce(now_us() - waiting_since_us, 0), waiting_since_us = null
 where id = :id and state in ('queued', 'waiting')
 returning *;
 
