@@ -13,7 +13,7 @@ from langgraph.store.memory import InMemoryStore
 from penstock.actions.memories import MemoryActions
 from penstock.control.expiries import Expiries
 from penstock.domain.errors import Exhausted, Forbidden, Invalid, NotFound, Stale
-from penstock.domain.memories import MemoryScope
+from penstock.domain.memories import MemoryScope, NewMemory
 from penstock.domain.releases import Limits
 from penstock.inside.frameworks.langgraph_store import PenstockStore
 from penstock.rules.limits import Terms
@@ -419,3 +419,38 @@ async def test_writers_at_the_same_time_end_with_one_of_their_values(store, dige
     [item] = await do(first, get("k"))
     assert item["value"]["n"] in range(10)
     assert await keys(first) == ["k"]
+
+
+async def test_writers_of_one_vector_wait_for_each_other(database, store):
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has one writer")
+    held, go = asyncio.Event(), asyncio.Event()
+    vector = b"\0\0\x80?"
+
+    async def write(tx, value):
+        new = NewMemory(namespace=("facts",), key="a", value={"is": value}, vectors=(vector,))
+        await memories.put(tx, SCOPE, new)
+
+    async def slow(tx):
+        await write(tx, "first")
+        held.set()
+        await go.wait()
+
+    async def waits():
+        async with store.snapshot() as snapshot:
+            sql = (
+                "select 1 from pg_stat_activity"
+                " where wait_event_type = 'Lock' and datname = current_database()"
+            )
+            return [row async for rows in snapshot.stream(sql) for row in rows]
+
+    first = asyncio.create_task(store.transact(slow))
+    await held.wait()
+    second = asyncio.create_task(store.transact(partial(write, value="second")))
+    async with asyncio.timeout(20):
+        while not await waits():
+            await asyncio.sleep(0.01)
+    go.set()
+    await asyncio.gather(first, second)
+    look = partial(memories.vectors, scope=SCOPE, prefix=("facts",), limit=10)
+    assert await store.read(look) == [((("facts",), "a"), vector)]

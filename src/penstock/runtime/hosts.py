@@ -16,6 +16,7 @@ from penstock.runtime.wardens import Warden
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 600.0
 _WAITING_FRAMES = 256
 _EVALUATION_SECONDS = 30.0
 _DEAF_SECONDS = 0.75  # a limit of time is kept to within a second
@@ -89,6 +90,8 @@ class SharedProcess:
         self._cancels: set[asyncio.Task[None]] = set()
         self._stopping: set[int] = set()  # attempts that were told to end, and have not answered
         self._finished: set[int] = set()  # attempts that have said their last word by themselves
+        self._clock = asyncio.get_running_loop().time
+        self._used = self._clock()
         self.alive = True
         self.deaf = False  # it was ended because it heard nothing any more
         self._reader = asyncio.create_task(self._read(), name="shared-process")
@@ -97,6 +100,11 @@ class SharedProcess:
     def busy(self) -> int:
         """Attempts and evaluations that have not ended."""
         return len(self._queues) + len(self._evaluations)
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long it has had nothing to do; 0 while it has."""
+        return 0.0 if self.busy else self._clock() - self._used
 
     def attempt(self) -> SharedHost:
         """A place for one more attempt."""
@@ -130,6 +138,7 @@ class SharedProcess:
             ) from None
         finally:
             self._evaluations.pop(number, None)
+            self._used = self._clock()
 
     async def send(self, header: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
         """Send a frame."""
@@ -166,6 +175,7 @@ class SharedProcess:
     def release(self, number: int) -> None:
         """An attempt has left."""
         self._queues.pop(number, None)
+        self._used = self._clock()
         self._finished.discard(number)
 
     async def status(self, seconds: float) -> int | None:
@@ -226,6 +236,14 @@ class SharedProcess:
         for answer in self._evaluations.values():
             if not answer.done():
                 answer.set_exception(Unavailable("the evaluator's process has ended"))
+
+
+async def end_idle(processes: dict[tuple[str, str], SharedProcess]) -> None:
+    """End shared processes that have had nothing to do for long: their releases can go then."""
+    for key, process in tuple(processes.items()):
+        if process.idle_seconds > IDLE_SECONDS:
+            del processes[key]
+            await process.close()
 
 
 def _end_queue(queue: asyncio.Queue[list[Frame]]) -> None:

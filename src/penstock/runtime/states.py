@@ -19,7 +19,7 @@ from penstock.domain.sessions import Session
 from penstock.domain.states import State, StateWish
 from penstock.domain.tasks import TaskState
 from penstock.runtime import checkpoints as desk
-from penstock.runtime.hosts import SharedHost, SharedProcess
+from penstock.runtime.hosts import SharedHost, SharedProcess, end_idle
 from penstock.runtime.journals import Said
 from penstock.runtime.processes import Frame
 from penstock.runtime.zygotes import Zygotes
@@ -80,6 +80,7 @@ class States:
 
     async def _process(self, release: str, environment: str) -> SharedProcess:
         async with self._starting:
+            await end_idle(self._processes)
             process = self._processes.get((release, environment))
             if process is None or not process.alive:
                 child = await self._zygotes.fork(release, environment, Limits(), shared=True)

@@ -64,6 +64,7 @@ class Warden:
 
     def watch(self, child: Child) -> None:
         """Hold this process to the limits from now on; the time runs."""
+        self._began = time.monotonic()  # what a cold release took to start is not the attempt's
         self.child = child
         self.base_bytes = child.base_bytes
         child.group = self.group

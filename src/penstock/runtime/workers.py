@@ -33,7 +33,7 @@ from penstock.runtime.attempts import Attempt, Host
 from penstock.runtime.deltas import Deltas
 from penstock.runtime.evaluations import Evaluations
 from penstock.runtime.heartbeats import BEAT_SECONDS, LEASE_SECONDS, Heartbeat
-from penstock.runtime.hosts import OwnHost, SharedProcess
+from penstock.runtime.hosts import OwnHost, SharedProcess, end_idle
 from penstock.runtime.identity import Identities
 from penstock.runtime.reapers import Reaper, given_back, lost
 from penstock.runtime.sources import Sources
@@ -399,5 +399,6 @@ class Worker:
 
     async def _keep_ready(self) -> None:
         if not self._draining:
+            await end_idle(self._shared)
             with contextlib.suppress(Unavailable):
                 await self.zygotes.keep(await self._store.read(workers.wanted_releases))

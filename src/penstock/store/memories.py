@@ -19,11 +19,12 @@ _USERS = stored((USERS,))
 async def put(tx: Transaction, scope: MemoryScope, new: NewMemory) -> None:
     """Remember, or forget, what a key stands for; the caller has passed the fence."""
     place = _place(scope, new.namespace, new.key)
-    await tx.execute("memories.remove_vectors", **place)
     if new.value is None:
         if await tx.execute("memories.remove", **place):
             tx.notify("deleted", "")
+        await tx.execute("memories.remove_vectors", **place)
         return
+    # The memory first: it holds off others who write this key, and their vectors are seen then.
     await tx.execute(
         "memories.put",
         **place,
@@ -32,6 +33,7 @@ async def put(tx: Transaction, scope: MemoryScope, new: NewMemory) -> None:
         user_id=scope.user_id,
         ttl_us=new.ttl_us,
     )
+    await tx.execute("memories.remove_vectors", **place)
     for number, vector in enumerate(new.vectors):
         await tx.execute("memories.add_vector", **place, number=number, vector=vector)
 

@@ -289,7 +289,7 @@ class PostgresDatabase:
 
     async def _listen(self) -> None:
         while True:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*_GONE, asyncpg.PostgresError):
                 connection = await asyncpg.connect(
                     self._url,
                     timeout=10,

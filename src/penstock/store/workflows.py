@@ -70,6 +70,9 @@ async def claim(
             tx,
             task_id=claim.task.id,
             epoch=claim.epoch,
-            said=[("started", {"epoch": claim.epoch})],
+            said=[
+                ("started", {"epoch": claim.epoch}),
+                ("step.restarted", {"epoch": claim.epoch, "step": claim.task.steps}),
+            ],
         )
     return found
