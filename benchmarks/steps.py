@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -26,15 +25,14 @@ import uvloop
 
 from cpu import cpu_seconds, postmaster
 from penstock.library.placeholder import release
-from penstock.store import Commit, Store, Transaction, steps, workflows
-from penstock.store.commits import apply
+from penstock.store import Store, steps, workflows
+from penstock.store.databases import Deliver
+from penstock.store.postgres import PostgresDatabase
 
 CLIENTS = 16
 ROUNDS = 3
 OUTPUT = "x" * 1000
 GOALS = {"strict": 0.5, "grouped": 1.0}
-
-Write = Callable[[Commit], Awaitable[int]]
 
 
 def pgbench(url: str, seconds: float) -> float:
@@ -56,12 +54,16 @@ def pgbench(url: str, seconds: float) -> float:
     return float(line.split()[2])
 
 
-async def fenced(store: Store, digest: str, seconds: float, *, strict: bool) -> float:
+def strict(url: str, deliver: Deliver) -> PostgresDatabase:
+    """A database of as many connections as pgbench has, one transaction for every commit."""
+    return PostgresDatabase(url, deliver, connections=CLIENTS, strict=True)
+
+
+async def fenced(store: Store, digest: str, seconds: float) -> float:
     """Steps of 1 KB a second, each refused if its task were another's."""
 
-    async def begin(tx: Transaction, number: int) -> str:
-        claim = await workflows.begin(
-            tx,
+    async def begin(number: int) -> str:
+        beginning = workflows.beginning(
             task_id=f"task_{secrets.token_hex(8)}",
             session_id=f"ses_{secrets.token_hex(8)}",
             function="bench",
@@ -70,19 +72,14 @@ async def fenced(store: Store, digest: str, seconds: float, *, strict: bool) -> 
             key=None,
             worker_id="bench",
         )
-        return claim.task.id
-
-    async def alone(commit: Commit) -> int:
-        return await store.transact(partial(apply, commit=commit))
-
-    write: Write = alone if strict else store.commit
+        return (await store.begin(beginning)).task.id
 
     async def client(number: int, until: float) -> int:
-        task_id = await store.transact(partial(begin, number=number))
+        task_id = await begin(number)
         done = 0
         while time.perf_counter() < until:
             key = f"s#{done}"
-            await write(steps.of(task_id=task_id, epoch=1, key=key, output=OUTPUT, said=[]))
+            await store.commit(steps.of(task_id=task_id, epoch=1, key=key, output=OUTPUT, said=[]))
             done += 1
         return done
 
@@ -104,8 +101,12 @@ async def main(seconds: float) -> int:
     url = urlunsplit(urlsplit(server)._replace(path=f"/{database}"))
     rates: dict[str, list[float]] = {"pgbench": [], "strict": [], "grouped": []}
     cpu: dict[str, list[float]] = {"strict": [], "grouped": []}
-    store = Store(home=Path(), url=url)
-    await store.open()
+    stores = {
+        "strict": Store(home=Path(), database=partial(strict, url)),
+        "grouped": Store(home=Path(), url=url),
+    }
+    for store in stores.values():
+        await store.open()
     digest = await store.transact(release)
     cluster = postmaster(server)
     for turn in range(ROUNDS):
@@ -113,11 +114,12 @@ async def main(seconds: float) -> int:
         rates["pgbench"].append(await asyncio.to_thread(pgbench, url, seconds))
         for mode in GOALS:
             before = time.process_time() + cpu_seconds(cluster)
-            rate = await fenced(store, digest, seconds, strict=mode == "strict")
+            rate = await fenced(stores[mode], digest, seconds)
             rates[mode].append(rate)
             spent = time.process_time() + cpu_seconds(cluster) - before
             cpu[mode].append(spent / (rate * seconds) * 1000)
-    await store.close()
+    for store in stores.values():
+        await store.close()
     await asyncio.to_thread(
         subprocess.run, ["psql", server, "-Xqc", f"drop database {database}"], check=True
     )

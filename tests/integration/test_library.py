@@ -206,15 +206,15 @@ async def test_what_was_stopped_while_nobody_took_it_over_goes_on(work):
 
 
 async def test_a_workflow_whose_beginning_got_no_answer_is_run(work, monkeypatch):
-    transact = work._store.transact
+    begin = work._store.begin
 
-    async def unheard(do):
-        await transact(do)
-        monkeypatch.setattr(work._store, "transact", transact)
+    async def unheard(beginning):
+        await begin(beginning)
+        monkeypatch.setattr(work._store, "begin", begin)
         raise Unavailable("the answer was lost")
 
     async with work, asyncio.timeout(30):
-        monkeypatch.setattr(work._store, "transact", unheard)
+        monkeypatch.setattr(work._store, "begin", unheard)
         with pytest.raises(Unavailable):
             await work.run(both, "x", id="one")
         assert await work.run(both, "x", id="one") == [1, 2, 3]

@@ -12,8 +12,8 @@ from penstock.domain.errors import Conflict, Stale, Unavailable
 from penstock.domain.releases import Limits
 from penstock.rules.limits import Terms
 from penstock.runtime.journals import Journal
-from penstock.store import Commit, events, sessions, steps, tasks
-from penstock.store.commits import apply
+from penstock.store import Commit, events, sessions, steps, tasks, workflows
+from penstock.store.commits import Completion, apply
 from rollout_world import AGENT, ENVIRONMENT, release
 
 COUNT = 8
@@ -27,13 +27,26 @@ async def claims(store):
     async def work(tx):
         for n in range(1, COUNT + 1):
             await sessions.add(
-                tx, session_id=f"ses_{n}", agent=AGENT, environment=ENVIRONMENT, release=digest,
-                user_id=None, metadata={}, rollout_id=None, arm=None, judge=None,
-            )  # fmt: skip
+                tx,
+                session_id=f"ses_{n}",
+                agent=AGENT,
+                environment=ENVIRONMENT,
+                release=digest,
+                user_id=None,
+                metadata={},
+                rollout_id=None,
+                arm=None,
+                judge=None,
+            )
             await tasks.add(
-                tx, task_id=f"task_{n}", session_id=f"ses_{n}", agent=AGENT,
-                environment=ENVIRONMENT, release=digest, given=None,
-            )  # fmt: skip
+                tx,
+                task_id=f"task_{n}",
+                session_id=f"ses_{n}",
+                agent=AGENT,
+                environment=ENVIRONMENT,
+                release=digest,
+                given=None,
+            )
         return await tasks.claim(tx, worker_id="w1", limit=COUNT)
 
     found = await store.transact(work)
@@ -248,3 +261,110 @@ async def test_servers_hear_of_each_others_commits(database, store, claims):
     await store.commit(step(1))
     async with asyncio.timeout(20):
         await heard.wait()
+
+
+# ---------------------------------------------------------------- ends and beginnings
+
+
+def end(n, output, *, epoch=1, said=(), accounted=True):
+    completion = Completion(output=output, crashes=0, losses=0, waited_us=0, accounted=accounted)
+    return Commit(task_id=f"task_{n}", epoch=epoch, said=list(said), completion=completion)
+
+
+async def task(store, n):
+    return await store.read(partial(tasks.get, task_id=f"task_{n}"))
+
+
+async def account(store, n):
+    return await store.read(partial(sessions.get, session_id=f"ses_{n}"))
+
+
+async def queue_behind(store, n, number, **more):
+    like = await task(store, n)
+    add = partial(
+        tasks.add, task_id=f"task_{number}", session_id=f"ses_{n}", agent=AGENT,
+        environment=ENVIRONMENT, release=like.release, given=None, **more,
+    )  # fmt: skip
+    await store.transact(add)
+
+
+async def test_ends_and_steps_go_together(store, claims):
+    heard = []
+    store.subscribe("done", heard.append)
+    answers = await together(
+        store, step(1), end(2, {"a": [1]}, said=[("x", 1)]), step(3), end(4, None)
+    )
+    assert answers == [1, 0, 1, 0]
+    done = [await task(store, n) for n in (2, 4)]
+    assert [(one.state.value, one.outcome, one.output) for one in done] == [
+        ("completed", "ok", {"a": [1]}), ("completed", "ok", None),
+    ]  # fmt: skip
+    assert all(one.worker_id is None and one.finished_us for one in done)
+    assert await told(store, 2) == ["started", "x", "finished"]
+    found = await store.read(partial(events.after, task_id="task_2", after=2, limit=9))
+    assert found[0].data == {"state": "completed", "outcome": "ok", "output": {"a": [1]}}
+    assert [(await account(store, n)).tasks for n in (1, 2, 3, 4)] == [0, 1, 0, 1]
+    assert sorted(heard) == ["task_2", "task_4"]
+
+
+async def test_an_end_is_refused_to_a_late_owner_and_a_second_time(store, claims):
+    assert type((await together(store, end(1, "late", epoch=7), step(2)))[0]) is Stale
+    assert (await task(store, 1)).state.value == "running"
+    await store.commit(end(1, "mine"))
+    answers = await together(store, end(1, "again"), step(1), step(2, key="b#1"))
+    assert [type(answer) for answer in answers] == [Stale, Stale, int]
+    assert (await task(store, 1)).output == "mine"
+    assert (await account(store, 1)).tasks == 1
+
+
+async def test_a_task_that_is_to_be_stopped_has_another_end(store, claims):
+    await store.transact(partial(tasks.cancel, task_id="task_1"))
+    answers = await together(store, end(1, "x"), end(2, "y"))
+    assert [type(answer) for answer in answers] == [Stale, int]
+    assert (await task(store, 1)).state.value == "running"
+
+
+async def test_the_next_of_a_session_may_begin(store, claims):
+    await queue_behind(store, 1, 20)
+    await queue_behind(store, 2, 21)
+    heard = []
+    store.subscribe("queue", heard.append)
+    await together(store, end(1, "x"), end(2, "y"), end(3, "z"))
+    assert heard
+    found = await store.transact(partial(tasks.claim, worker_id="w1", limit=8))
+    assert sorted(claim.task.id for claim in found) == ["task_20", "task_21"]
+
+
+async def test_the_last_of_a_session_closes_it(store, claims):
+    await store.transact(partial(tasks.close_after, session_id="ses_1"))
+    await store.transact(partial(tasks.close_after, session_id="ses_2"))
+    await queue_behind(store, 2, 21)
+    await together(store, end(1, "x"), end(2, "y"), end(3, "z"))
+    states = [(await account(store, n)).state for n in (1, 2, 3)]
+    assert states == ["closed", "open", "open"]
+
+
+async def test_workflows_begin_together_each_once(store, claims):
+    digest = (await task(store, 1)).release
+
+    def begin(n, key):
+        return store.begin(
+            workflows.beginning(
+                task_id=f"task_w{n}",
+                session_id=f"ses_w{n}",
+                function="f",
+                release=digest,
+                given=n,
+                key=key,
+                worker_id="w1",
+            )
+        )
+
+    await begin(0, "known")
+    found = await asyncio.gather(
+        store.commit(step(1)), begin(1, None), begin(2, "known"), begin(3, "new"),
+        store.commit(step(2)), return_exceptions=True,
+    )  # fmt: skip
+    assert [found[0], type(found[2]), found[4]] == [1, Conflict, 1]
+    assert [found[1].task.input, found[3].task.input, found[3].epoch] == [1, 3, 1]
+    assert found[3].task.state.value == "running"

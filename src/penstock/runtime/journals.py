@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import msgspec
 from penstock.domain.attachments import Attachment
 from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
 from penstock.domain.memories import MemoryScope
-from penstock.domain.tasks import Claim, Ending, TaskState, Wait
+from penstock.domain.tasks import WORKFLOWS, Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After, because, under_stop
 from penstock.runtime.endings import Over, named
@@ -32,6 +33,7 @@ from penstock.store import (
     tasks,
 )
 from penstock.store.checkpoints import Checkpoint, Write
+from penstock.store.commits import Completion, always
 
 log = logging.getLogger(__name__)
 
@@ -280,6 +282,18 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
         """
+        if after.state is TaskState.COMPLETED and not self._task.stateless:
+            # The usual end is data, which a database may take together with others'.
+            completion = Completion(
+                output=output,
+                crashes=after.crashes,
+                losses=after.losses,
+                waited_us=waited_us,
+                accounted=self._task.environment != WORKFLOWS,
+            )
+            with contextlib.suppress(Stale):  # or somebody wants it stopped
+                await self._complete(completion, said, printed)
+                return
 
         async def work(tx: Transaction) -> bool:
             stop = await tasks.wished_stop(tx, task_id=self._task.id, epoch=self._epoch)
@@ -335,6 +349,26 @@ class Journal:
             return True
 
         await self._written(work, self._end_landed())
+
+    async def _complete(
+        self, completion: Completion, said: Said, printed: Sequence[tuple[str, str]]
+    ) -> None:
+        lines = logs.rows(
+            task_id=self.task_id, epoch=self.epoch, first=self._lines + 1, pieces=printed
+        )
+        commit = Commit(
+            task_id=self.task_id,
+            epoch=self.epoch,
+            said=said,
+            completion=completion,
+            rows=always([("logs.add", lines)] if lines else ()),
+        )
+
+        async def write() -> bool:
+            await self._store.commit(commit)
+            return True
+
+        await self._landing(write, self._end_landed())
 
     async def replay(self) -> list[dict[str, Any]]:
         """The steps that earlier attempts have committed; the place is at the last checkpoint."""

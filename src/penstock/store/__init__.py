@@ -12,10 +12,12 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from penstock.domain.errors import Unavailable
+from penstock.domain.tasks import Claim
 from penstock.kit.clock import steady_seconds
 from penstock.rules.checkpoints import Sealer
 from penstock.store.backups import Snapshot
@@ -25,6 +27,7 @@ from penstock.store.migrate import migrate_postgres, migrate_sqlite
 from penstock.store.postgres import PostgresDatabase
 from penstock.store.sqlite import SqliteDatabase
 from penstock.store.transaction import Line, Row, Transaction, Work
+from penstock.store.workflows import Beginning, begin
 
 __all__ = ["Commit", "Line", "Row", "Store", "Transaction", "Work"]
 
@@ -106,6 +109,18 @@ class Store:
         """
         with self._watched():
             return await self._database.commit(commit)
+
+    async def begin(self, beginning: Beginning) -> Claim:
+        """Put a workflow on record; those that begin together share a transaction, too.
+
+        Raises:
+            Conflict: there is a workflow of this function under this key already.
+            Unavailable: the database did not answer; it may be on record.
+        """
+        if not isinstance(self._database, PostgresDatabase):
+            return await self.transact(partial(begin, beginning=beginning))
+        with self._watched():
+            return await self._database.begin(beginning)
 
     async def read(self, work: Work[T]) -> T:
         """Run a unit of work that only reads, on one snapshot."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.domain.errors import Stale
+from penstock.domain.tasks import Ending, TaskState
 from penstock.store import tasks
 from penstock.store.transaction import Transaction, Value
 
@@ -19,6 +20,11 @@ Rows = Sequence[tuple[str, Sequence[Mapping[str, Value]]]]  # a query, and what 
 
 def _nothing(_: int) -> Rows:
     return ()
+
+
+def always(rows: Rows) -> Callable[[int], Rows]:
+    """Rows that do not depend on the number of steps."""
+    return (lambda _: rows) if rows else _nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +37,23 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """The end of a task that gives an output, and its session's account of it.
+
+    It is refused as stale if somebody wants the task stopped, or if the task takes anything of its
+    session along: such an end has more to do, and is a unit of work (``tasks.finish``).
+    """
+
+    output: Any
+    crashes: int
+    losses: int
+    waited_us: int  # what the attempt waited for its process
+    accounted: bool  # whether its session keeps an account
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """Events, at most one step, and rows that belong to it.
+    """Events, at most one step, the end if it is one, and rows that belong to it.
 
     ``rows`` is asked for them with the number of the task's committed steps, this one included.
     """
@@ -41,12 +62,13 @@ class Commit:
     epoch: int
     said: Sequence[tuple[str, Any]] = ()  # events: kind, data
     step: Step | None = None
+    completion: Completion | None = None
     rows: Callable[[int], Rows] = _nothing
 
     @property
     def plain(self) -> bool:
-        """Whether events and the step are all there is."""
-        return self.rows is _nothing
+        """Whether the task, events and the step are all that is written."""
+        return self.rows is _nothing and not (self.completion and self.completion.accounted)
 
 
 async def apply(tx: Transaction, commit: Commit) -> int:
@@ -56,7 +78,11 @@ async def apply(tx: Transaction, commit: Commit) -> int:
         Stale: the epoch no longer owns the task; nothing was written.
         Conflict: the step is on record already.
     """
-    step = commit.step
+    step, completion = commit.step, commit.completion
+    if completion is not None and await tasks.wished_stop(
+        tx, task_id=commit.task_id, epoch=commit.epoch
+    ):
+        raise stale(commit)
     number = await tasks.advance(
         tx,
         task_id=commit.task_id,
@@ -76,6 +102,18 @@ async def apply(tx: Transaction, commit: Commit) -> int:
         )
     for query, parameters in commit.rows(number):
         await tx.execute_many(query, parameters)
+    if completion is not None:
+        await tasks.finish(
+            tx,
+            task_id=commit.task_id,
+            epoch=commit.epoch,
+            state=TaskState.COMPLETED,
+            outcome=Ending.OK.value,
+            output=completion.output,
+            crashes=completion.crashes,
+            losses=completion.losses,
+            waited_us=completion.waited_us,
+        )
     return number
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.domain.tasks import Event
+from penstock.domain.tasks import Event, TaskState
 from penstock.rules.streams import EVENT_BYTES, bounded
 from penstock.store.transaction import Transaction, Value
 
@@ -20,6 +20,30 @@ def text(data: Any) -> str:
     return bounded(_encode(data), EVENT_BYTES).decode()
 
 
+def finished(
+    state: TaskState, outcome: str | None, *, output: Any = None, error: Any = None
+) -> tuple[str, Any]:
+    """The last event of a task: its kind and its data."""
+    said: dict[str, Any] = {"state": state.value, "outcome": outcome}
+    if state is TaskState.COMPLETED:
+        said["output"] = output
+    elif error is not None:
+        said["error"] = error
+        if output is not None:
+            said["output"] = output  # as far as it came
+    return "finished", said
+
+
+def rows(
+    *, task_id: str, epoch: int, last: int, said: Sequence[tuple[str, Any]]
+) -> list[dict[str, Value]]:
+    """What ``events.add`` is run with for events whose last one has the number ``last``."""
+    return [
+        {"task_id": task_id, "seq": seq, "epoch": epoch, "kind": kind, "data": text(data)}
+        for seq, (kind, data) in enumerate(said, last - len(said) + 1)
+    ]
+
+
 async def append(
     tx: Transaction, *, task_id: str, epoch: int, last: int, said: Sequence[tuple[str, Any]]
 ) -> None:
@@ -28,17 +52,8 @@ async def append(
     The caller has just raised the task's counter by their number, which is what makes the numbers
     gap-free; readers hear of them at the commit.
     """
-    rows: list[dict[str, Value]] = [
-        {
-            "task_id": task_id,
-            "seq": seq,
-            "epoch": epoch,
-            "kind": kind,
-            "data": text(data),
-        }
-        for seq, (kind, data) in enumerate(said, last - len(said) + 1)
-    ]
-    await tx.execute_many("events.add", rows)
+    told = rows(task_id=task_id, epoch=epoch, last=last, said=said)
+    await tx.execute_many("events.add", told)
     tx.notify("task", task_id)
 
 
@@ -49,7 +64,7 @@ async def after(
 
     They hold no more than ``most_bytes`` of data, unless the first one alone does.
     """
-    rows = await tx.fetch_all(
+    found = await tx.fetch_all(
         "events.after", task_id=task_id, after=after, limit=limit, most_bytes=most_bytes
     )
     return [
@@ -61,5 +76,5 @@ async def after(
             data=_decode(row["data"]),
             created_us=row["created_us"],
         )
-        for row in rows
+        for row in found
     ]

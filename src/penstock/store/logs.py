@@ -8,14 +8,11 @@ from penstock.domain.tasks import LogLine
 from penstock.store.transaction import Transaction, Value
 
 
-async def append(
-    tx: Transaction, *, task_id: str, epoch: int, first: int, pieces: Sequence[tuple[str, str]]
-) -> None:
-    """Keep pieces of (stream, text), numbered from ``first``.
-
-    There is no fence: what a late attempt printed was printed, and its epoch says whose it is.
-    """
-    rows: list[dict[str, Value]] = [
+def rows(
+    *, task_id: str, epoch: int, first: int, pieces: Sequence[tuple[str, str]]
+) -> list[dict[str, Value]]:
+    """What ``logs.add`` is run with for pieces of (stream, text), numbered from ``first``."""
+    return [
         {
             "task_id": task_id,
             "epoch": epoch,
@@ -25,7 +22,17 @@ async def append(
         }
         for number, (stream, text) in enumerate(pieces, first)
     ]
-    await tx.execute_many("logs.add", rows)
+
+
+async def append(
+    tx: Transaction, *, task_id: str, epoch: int, first: int, pieces: Sequence[tuple[str, str]]
+) -> None:
+    """Keep pieces of (stream, text), numbered from ``first``.
+
+    There is no fence: what a late attempt printed was printed, and its epoch says whose it is.
+    """
+    lines = rows(task_id=task_id, epoch=epoch, first=first, pieces=pieces)
+    await tx.execute_many("logs.add", lines)
 
 
 async def of_task(

@@ -15,11 +15,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 
 from penstock.domain.errors import Conflict, Unavailable
+from penstock.domain.tasks import Claim
 from penstock.store.commits import Commit
 from penstock.store.groups import Groups
 from penstock.store.notices import Notices, send
 from penstock.store.queries import Query, load
 from penstock.store.transaction import Line, Row, Value, Values, Work
+from penstock.store.workflows import Beginning
 
 T = TypeVar("T")
 
@@ -161,14 +163,28 @@ class PostgresDatabase:
 
     dialect = "postgres"
 
-    def __init__(self, url: str, deliver: Callable[[str, str], None]) -> None:
-        """Remember ``url``; ``deliver`` receives notifications on the event loop."""
+    def __init__(
+        self,
+        url: str,
+        deliver: Callable[[str, str], None],
+        *,
+        connections: int = _POOL,
+        strict: bool = False,
+    ) -> None:
+        """Remember ``url``; ``deliver`` receives notifications on the event loop.
+
+        Up to ``connections`` are open, beside the one that listens. ``strict`` gives every commit
+        a transaction of its own.
+        """
         self._url, self._pooled = _address(url)
         self._options: dict[str, Any] = {"statement_cache_size": 0} if self._pooled else {}
         self._queries = load("postgres")
         self._pool: asyncpg.Pool[Any] | None = None
         self._notices = Notices(deliver)
-        self._groups = Groups(self.transact, self.transact if self._pooled else self._single)
+        self._connections = connections
+        single = self.transact if self._pooled else self._single
+        alone = {"lanes": connections, "most": 1} if strict else {}
+        self._groups = Groups(self.transact, single, **alone)
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, migrate: Callable[[Any], Awaitable[None]]) -> None:
@@ -190,7 +206,7 @@ class PostgresDatabase:
         finally:
             await connection.close()
         self._pool = await asyncpg.create_pool(
-            self._url, min_size=1, max_size=_POOL, reset=_as_it_is, **self._options
+            self._url, min_size=1, max_size=self._connections, reset=_as_it_is, **self._options
         )
         self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
 
@@ -216,6 +232,10 @@ class PostgresDatabase:
     async def commit(self, commit: Commit) -> int:
         """Write a commit, together with those that wait at the same moment."""
         return await self._groups.commit(commit)
+
+    async def begin(self, beginning: Beginning) -> Claim:
+        """Put a workflow on record, together with the commits that wait at the same moment."""
+        return await self._groups.begin(beginning)
 
     def line(self) -> Line:
         """A connection apart from the pool, for another thread's event loop."""

@@ -26,7 +26,7 @@ from penstock.domain.tasks import (
 from penstock.rules.queues import after_claims, deal
 from penstock.rules.tasks import because, stopped, undone
 from penstock.store import contents, events, queues, sessions
-from penstock.store.transaction import Row, Transaction
+from penstock.store.transaction import Row, Transaction, Value
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -189,15 +189,23 @@ async def claim(
         if not more:
             break
     begun = Counter(_queue(claim.task) for claim in claims if claim.epoch == 1)
-    for claim in claims:
-        task = claim.task
-        await tx.execute("tasks.expose", task_id=task.id, session_id=task.session_id)
+    await _started(tx, [claim.task for claim in claims])
+    await queues.depart(tx, begun)
+    return claims
+
+
+async def _started(tx: Transaction, begun: Sequence[Task]) -> None:
+    """Note the exposures of tasks that were just claimed, and say that they have begun."""
+    rows: list[dict[str, Value]] = []
+    for task in begun:
         said: list[EventItem] = [("started", {"epoch": task.epoch})]
         if task.epoch > 1:  # what the try before said of this step is void
             said.append(("step.restarted", {"epoch": task.epoch, "step": task.steps}))
-        await advance(tx, task_id=task.id, epoch=task.epoch, said=said)
-    await queues.depart(tx, begun)
-    return claims
+        rows += events.rows(task_id=task.id, epoch=task.epoch, last=task.events, said=said)
+        tx.notify("task", task.id)
+    exposed = [{"task_id": task.id, "session_id": task.session_id} for task in begun]
+    await tx.execute_many("tasks.expose", exposed)
+    await tx.execute_many("events.add", rows)
 
 
 async def ripen(tx: Transaction) -> None:
@@ -541,6 +549,15 @@ async def close_after(tx: Transaction, session_id: str) -> None:
     await tx.execute("tasks.close_after", session_id=session_id)
 
 
+async def close_with_last(tx: Transaction, session_id: str) -> None:
+    """Close the session of a task that has ended and was to be its last."""
+    if (await live_in_session(tx, session_id))[0]:
+        # It was cancelled before its turn: the others end the session.
+        await close_after(tx, session_id)
+    else:
+        await sessions.close(tx, session_id)
+
+
 async def limit_hit(tx: Transaction, task_id: str) -> str | None:
     """Which limit the gateway saw the task reach."""
     row = await tx.fetch_one("tasks.limit_hit", id=task_id)
@@ -558,16 +575,8 @@ async def counts(tx: Transaction) -> list[tuple[str, str, TaskState, int]]:
 async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
     """The last event of a task, and the session's account of it."""
     task = record(row)
-    said: dict[str, Any] = {"state": task.state.value, "outcome": task.outcome}
-    if task.state is TaskState.COMPLETED:
-        said["output"] = task.output
-    elif task.error is not None:
-        said["error"] = task.error
-        if task.output is not None:
-            said["output"] = task.output  # as far as it came
-    await events.append(
-        tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[("finished", said)]
-    )
+    last = events.finished(task.state, task.outcome, output=task.output, error=task.error)
+    await events.append(tx, task_id=task.id, epoch=task.epoch, last=task.events, said=[last])
     if task.environment == WORKFLOWS:  # its session holds nothing else, and was closed at once
         tx.notify("done", task.id)
         return task
@@ -589,11 +598,7 @@ async def _ended(tx: Transaction, row: Row, *, waited_us: int = 0) -> Task:
     if await tx.execute("tasks.promote", session_id=task.session_id):
         tx.notify("queue", "")  # the next of this session may begin
     if row["close_session"]:
-        if (await live_in_session(tx, task.session_id))[0]:
-            # It was cancelled before its turn: the others end the session.
-            await close_after(tx, task.session_id)
-        else:
-            await sessions.close(tx, task.session_id)
+        await close_with_last(tx, task.session_id)
     tx.notify("done", task.id)
     return task
 

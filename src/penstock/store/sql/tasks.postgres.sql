@@ -13,7 +13,8 @@ where id in (
 -- As in the general file; servers that claim at the same time step around each other's rows.
 update tasks
 set state = 'running', epoch = epoch + 1, worker_id = :worker_id,
-    started_us = coalesce(started_us, now_us())
+    started_us = coalesce(started_us, now_us()),
+    events = events + case when epoch > 0 then 2 else 1 end
 where id in (
   select id from tasks
   where state = 'queued' and place = 2 and agent = :agent and environment = :environment

@@ -96,10 +96,11 @@ select tenant from found where tenant is not null limit :limit;
 
 -- name: claim
 -- Take the first tasks of a tenant: those of high priority before others, then those that were due
--- before others.
+-- before others. That a task was started is an event, and that a step was restarted another.
 update tasks
 set state = 'running', epoch = epoch + 1, worker_id = :worker_id,
-    started_us = coalesce(started_us, now_us())
+    started_us = coalesce(started_us, now_us()),
+    events = events + case when epoch > 0 then 2 else 1 end
 where id in (
   select id from tasks
   where state = 'queued' and place = 2 and agent = :agent and environment = :environment
