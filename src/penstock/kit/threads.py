@@ -30,8 +30,14 @@ class Beside(Protocol):
 class LoopThread:
     """Runs ``aside(stopping)`` in a thread; it ends when it sees that ``stopping`` is set."""
 
-    def __init__(self, name: str, aside: Aside) -> None:
+    def __init__(
+        self,
+        name: str,
+        aside: Aside,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
         self._aside = aside
+        self._loop_factory = loop_factory
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._begun = threading.Event()
@@ -55,7 +61,8 @@ class LoopThread:
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._run())
+            with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+                runner.run(self._run())
         except Exception:
             log.exception("the thread %s has ended", self._thread.name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Any
 
@@ -10,6 +9,7 @@ from penstock.domain.errors import Conflict, PenstockError, Stale
 from penstock.domain.releases import Limits
 from penstock.domain.tasks import Claim, Ending, Task, TaskState
 from penstock.inside.attempts import Attempt
+from penstock.kit.crossings import Crossing
 from penstock.rules.limits import Terms
 from penstock.rules.tasks import After, after_attempt, handed_back
 from penstock.runtime.calls import answer_call
@@ -28,12 +28,12 @@ class WorkflowFailed(PenstockError):
 class Run:
     """One attempt at a workflow: its journal, and the channel its code speaks through."""
 
-    def __init__(self, store: Store, claim: Claim, loop: asyncio.AbstractEventLoop | None) -> None:
-        assert loop is not None
+    def __init__(self, store: Store, claim: Claim, own: Crossing | None) -> None:
+        assert own is not None
         self.task_id = claim.task.id
         self.journal = Journal(store, claim, _TERMS)
         self._claim = claim
-        self._loop = loop
+        self._own = own
         self._said: Said = []
         self._attempt: Attempt | None = None
         self._stopped = False
@@ -62,13 +62,11 @@ class Run:
 
     def call(self, header: dict[str, Any], _blobs: Any = ()) -> Any:
         """Answer a call, holding up this thread."""
-        return asyncio.run_coroutine_threadsafe(self._answer(header), self._loop).result()
+        return self._own.hold(self._answer(header))
 
     async def acall(self, header: dict[str, Any], _blobs: Any = ()) -> Any:
         """Answer a call, leaving the caller's event loop free."""
-        return await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(self._answer(header), self._loop)
-        )
+        return await self._own.call(self._answer(header))
 
     def send(self, header: dict[str, Any], _blobs: Any = ()) -> None:
         """Keep an event for the next commit; nobody listens to the rest."""

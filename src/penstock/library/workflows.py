@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import uvloop
+
 from penstock.domain.errors import Conflict, Invalid, PenstockError, Unavailable
 from penstock.domain.tasks import TERMINAL, Claim, Ending, Task
 from penstock.inside import context, tracebacks
@@ -24,6 +26,7 @@ from penstock.inside.frameworks.plain import PlainRunner
 from penstock.inside.values import jsonable
 from penstock.kit import presence
 from penstock.kit.clock import steady_seconds
+from penstock.kit.crossings import Crossing
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
 from penstock.kit.threads import LoopThread
@@ -89,12 +92,12 @@ class Workflows:
         self._looked_at = 0.0
         self._bells: dict[str, set[asyncio.Event]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="penstock-workflow")
-        self._thread = LoopThread("penstock-workflows", self._live)
+        self._thread = LoopThread("penstock-workflows", self._live, uvloop.new_event_loop)
         self._ready: Future[None] = Future()
         self._release = ""
         self._draining = False
         self._user: asyncio.AbstractEventLoop | None = None
-        self._own: asyncio.AbstractEventLoop | None = None
+        self._own: Crossing | None = None
         self._heart = Heartbeat(
             self._store,
             register=self._register,
@@ -194,7 +197,7 @@ class Workflows:
 
     async def _aside(self, work: Coroutine[Any, Any, T]) -> T:
         assert self._own is not None
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._own))
+        return await self._own.call(work)
 
     async def _execute(self, claim: Claim, runner: PlainRunner) -> Any:
         """Run a workflow that is ours, and commit its end."""
@@ -257,7 +260,7 @@ class Workflows:
             await self._close()
 
     async def _open(self) -> None:
-        self._own = asyncio.get_running_loop()
+        self._own = Crossing(asyncio.get_running_loop())
         await self._store.open()
         try:
             self._release = await self._store.transact(release)
@@ -304,18 +307,17 @@ class Workflows:
             found = await tasks.by_key(tx, agent=name, idempotency_key=key)
             return None if found is None else found[0]
 
-        work = partial(
-            rows.begin,
-            task_id=task_id,
-            session_id=new_id("ses"),
-            function=name,
-            release=self._release,
-            given=given,
-            key=key,
-            worker_id=self._heart.worker_id,
-        )
         try:
-            return await self._store.transact(work)
+            beginning = rows.beginning(
+                task_id=task_id,
+                session_id=new_id("ses"),
+                function=name,
+                release=self._release,
+                given=given,
+                key=key,
+                worker_id=self._heart.worker_id,
+            )
+            return await self._store.begin(beginning)
         except TypeError as error:
             raise Invalid(f"the input of a workflow is JSON: {error}") from None
         except Conflict:
