@@ -94,6 +94,7 @@ class Worker:
         self._forking = asyncio.Lock()
         self._draining = False
         self.on_drain: Callable[[], None] | None = None  # called when somebody wants it to leave
+        self._wanting = True  # whether there may be tasks that there was no room for
         self._doubtful = True  # whether a claim may have landed without our knowing
         self._clock = clock
         self._looked_at = clock()
@@ -216,13 +217,15 @@ class Worker:
         except Unavailable as error:
             if not self._doubtful:
                 log.warning("no tasks are taken: %s", error)
-            self._doubtful = True
+            self._doubtful = self._wanting = True
             self._reaper.disturb()
 
     async def _claim_some(self) -> bool:
         """Take as many tasks as there is room for; whether there may be more."""
         free = min(_CLAIM_MOST, self._concurrency - len(self._claimed))
-        if free <= 0:
+        # Unless somebody says so, or the poll finds it: nothing comes by the end of an attempt.
+        self._wanting = free <= 0
+        if self._wanting:
             return False  # the end of an attempt wakes this loop
         worker_id, turns = self.id, self._turns
 
@@ -264,7 +267,8 @@ class Worker:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._claims.wake()
+        if self._wanting:
+            self._claims.wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an attempt was not brought to its end", exc_info=error)
 
