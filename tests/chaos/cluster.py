@@ -100,14 +100,25 @@ class Cluster:
             )
         )
 
-    def until_ended(self, task_id: str):
-        """The task once it has ended."""
+    def until_ended(self, task_id: str, answer=None):
+        """The task once it has ended; what it asks is answered by ``answer(question)``."""
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             task = self.asking(lambda client: client.wait_for_task(task_id, seconds=20))
-            if task["state"] not in ("queued", "running"):
+            if task["state"] == "waiting" and answer is not None:
+                self._answer(task, answer)
+            elif task["state"] not in ("queued", "running"):
                 return task
             assert time.monotonic() < until, f"{task_id} does not end: {task}"
+
+    def _answer(self, task, answer) -> None:
+        answers = {one["id"]: answer(one["value"]) for one in task["waits"]}
+        try:
+            self.asking(lambda client: client.resume_task(task["id"], answers=answers))
+        except PenstockError as error:
+            # The same answer, asked for again after the first reply was lost.
+            if error.code != "conflict":
+                raise
 
     def server_of(self, pid: int) -> ServerProcess | None:
         """The server whose attempt a process is."""

@@ -22,6 +22,7 @@ class Ledger:
     asked: defaultdict = field(default_factory=lambda: defaultdict(list))  # call → times it came in
     answered: defaultdict = field(default_factory=lambda: defaultdict(list))  # call → last bytes
     tools: defaultdict = field(default_factory=lambda: defaultdict(list))  # (task, tool) → times
+    effects: defaultdict = field(default_factory=lambda: defaultdict(set))  # (task, tool) → keys
     seen: defaultdict = field(default_factory=lambda: defaultdict(list))  # task → (time, process)
     on_answer: Callable[[str], None] = lambda _: None  # called once a task's answer is out
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -77,9 +78,13 @@ class _Handler(BaseHTTPRequestHandler):
         with self.ledger.lock:
             if url.path == "/hello":
                 self.ledger.seen[query["task"]].append((time.time(), int(query["pid"])))
+            elif url.path == "/effect":
+                self.ledger.effects[query["task"], query["tool"]].add(query["key"])
             else:
                 self.ledger.tools[query["task"], query["tool"]].append(time.time())
         self._send(b"{}", "application/json")
+        if url.path != "/hello":
+            self.ledger.on_answer(query["task"])
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import history
 from cluster import Cluster
@@ -15,20 +17,23 @@ from ledger import Ledger
 from projects import CALLS, STEPS, TOOLS, write
 
 CUSTOMERS = 24
+PERSON_SECONDS = 2.0  # that a person takes; what is on its way arrives meanwhile
 
 
 class Load:
     """Tasks of two agents, one after the other, from many customers at once."""
 
-    def __init__(self, cluster: Cluster, folder, ledger_url: str, *, customers: int = CUSTOMERS):
+    def __init__(self, cluster: Cluster, folder, outside, *, customers: int = CUSTOMERS):
         self.ended = []  # (name, agent, the task as it ended)
+        self.asked = 0  # calls of tools of which a person was asked
+        self._ledger = outside.ledger
         self._cluster = cluster
         self._customers = customers
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._over = threading.Event()
         for agent in ("graph", "plain"):
-            cluster.deploy(agent, write(folder / agent, agent, ledger=ledger_url))
+            cluster.deploy(agent, write(folder / agent, agent, ledger=outside.url))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -42,13 +47,22 @@ class Load:
             for one in coming:
                 one.result()
 
+    def _judge(self, name: str, question) -> dict:
+        """What a person says of an interrupted call: whoever was called knows whether it was."""
+        time.sleep(PERSON_SECONDS)
+        tool = question["tool"]
+        happened = self._ledger.tools[name, tool]
+        with self._lock:
+            self.asked += 1
+        return {"result": f"{tool} happened"} if happened else {"retry": True}
+
     def _customer(self) -> None:
         while not self._over.is_set():
             number = next(self._numbers)
             agent, name = ("graph", "plain")[number % 2], f"n{number}"
             given = {"task": name} if agent == "graph" else name
             task = self._cluster.created(agent, given, name)
-            found = (name, agent, self._cluster.until_ended(task["id"]))
+            found = (name, agent, self._cluster.until_ended(task["id"], partial(self._judge, name)))
             with self._lock:
                 self.ended.append(found)
 
@@ -66,6 +80,7 @@ def check(cluster, ledger: Ledger, ended, kills=()) -> dict:
     check_shapes(committed, names)
     history.check_not_repeated(used(ledger, names), committed, "a tool was used")
     check_calls(query, ledger, names, kills)
+    check_tools(ledger, names)
     return names
 
 
@@ -92,6 +107,15 @@ def used(ledger, names):
             for tool, key in (("a1", "a1#1"), ("b1", "b1#1"), ("c1", "last#1")):
                 found[task, key] = ledger.tools[name, tool]
     return found
+
+
+def check_tools(ledger, names):
+    """I4: an effect under a key is seen once, and a tool that must not be repeated acts once."""
+    for name, _ in names.values():
+        keys = ledger.effects[name, "charge"]
+        assert len(keys) == 1, f"{name}: charged under {len(keys)} keys"
+        sent = ledger.tools[name, "send"]
+        assert len(sent) == 1, f"{name}: sent {len(sent)} times"
 
 
 def check_calls(query, ledger, names, kills):

@@ -13,6 +13,7 @@ import urllib.parse
 import urllib.request
 
 from openai import OpenAI
+from penstock import idempotency_key, tool
 
 client = OpenAI(max_retries=0)
 LEDGER = os.environ["LEDGER"]
@@ -35,6 +36,18 @@ def ask(task, number):
 def use(task, tool):
     tell("tool", task=task, tool=tool)
     return f"{tool} done"
+
+
+@tool(effect="write", retry="keyed")
+def charge(task):
+    tell("effect", task=task, tool="charge", key=idempotency_key())
+    return "charged"
+
+
+@tool(effect="write", retry="never")
+def send(task):
+    tell("tool", task=task, tool="send")
+    return "sent"
 """
 
 GRAPH = """
@@ -43,7 +56,7 @@ from typing import Annotated, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 
-from common import ask, use
+from common import ask, charge, send, use
 
 
 class State(TypedDict, total=False):
@@ -77,14 +90,18 @@ builder.add_edge(["a1", "b1", "c1"], "model2")
 for name in ("a2", "b2"):
     builder.add_edge("model2", name)
 builder.add_edge(["a2", "b2"], "model3")
-builder.add_edge("model3", END)
+builder.add_node("charge", lambda state: {"said": [charge(state["task"])]})
+builder.add_node("send", lambda state: {"said": [send(state["task"])]})
+builder.add_edge("model3", "charge")
+builder.add_edge("charge", "send")
+builder.add_edge("send", END)
 graph = builder.compile()
 """
 
 PLAIN = """
 from concurrent.futures import ThreadPoolExecutor
 
-from common import ask, use
+from common import ask, charge, send, use
 from penstock import step
 
 
@@ -94,6 +111,8 @@ def agent(task):
         said += pool.map(lambda tool: step(tool, use, task, tool), ("a1", "b1"))
     said.append(step("second", ask, task, 2))
     said.append(ask(task, 3))  # outside of any step: answered from the record when it is repeated
+    said.append(charge(task))
+    said.append(send(task))
     said.append(step("last", use, task, "c1"))
     return said
 """

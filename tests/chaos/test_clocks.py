@@ -52,7 +52,7 @@ def test_a_clock_jumps_and_nothing_is_lost_or_late(url, tmp_path, capsys):
         cluster = Cluster(tmp_path, url=url, servers=servers, environment=providers(outside.url))
         cluster.servers[0].environment.update(clock.environment)
         with cluster:
-            load = Load(cluster, tmp_path, outside.url, customers=8)
+            load = Load(cluster, tmp_path, outside, customers=8)
             delayed = []
             with load.running():
                 for number in range(TIMES):

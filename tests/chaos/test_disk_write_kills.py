@@ -33,7 +33,7 @@ def test_the_server_is_killed_in_its_commits(tmp_path, capsys):
         LedgerServer() as outside,
         Cluster(tmp_path, url=None, servers=1, environment=providers(outside.url)) as cluster,
     ):
-        load = Load(cluster, tmp_path, outside.url, customers=8)
+        load = Load(cluster, tmp_path, outside, customers=8)
         with load.running():
             for number in range(4 * TIMES):
                 call = CALLS[number % 2]

@@ -80,7 +80,7 @@ def test_a_full_disk_refuses_what_is_new_and_heals(place, request, tmp_path, cap
             tmp_path, url=url, servers=1 if url is None else 2, environment=providers(outside.url)
         ) as cluster,
     ):
-        load = Load(cluster, tmp_path, outside.url, customers=8)
+        load = Load(cluster, tmp_path, outside, customers=8)
         visitor = Visitor(cluster, disk, load, may_be_down=place == "everything")
         with load.running():
             for number in range(TIMES):

@@ -34,7 +34,7 @@ def test_nothing_is_lost_or_repeated_under_kills(url, tmp_path, capsys):
         LedgerServer() as outside,
         Cluster(tmp_path, url=url, servers=servers, environment=providers(outside.url)) as cluster,
     ):
-        load = Load(cluster, tmp_path, outside.url)
+        load = Load(cluster, tmp_path, outside)
         with (
             load.running(),
             Killer(cluster, outside.ledger, seed=SEED, kills=KILLS, a_second=A_SECOND) as killer,

@@ -40,7 +40,7 @@ def under_load(folder, urls, *, customers=12, kills=()):
         LedgerServer() as outside,
         Cluster(folder, url=urls, servers=2, environment=providers(outside.url)) as cluster,
     ):
-        load = Load(cluster, folder, outside.url, customers=customers)
+        load = Load(cluster, folder, outside, customers=customers)
         with load.running():
             yield cluster, outside.ledger
         names = check(cluster, outside.ledger, load.ended, kills)

@@ -47,7 +47,7 @@ def test_a_storm_of_sigterms_loses_nothing(url, tmp_path, capsys):
         LedgerServer() as outside,
         Cluster(tmp_path, url=url, servers=servers, environment=providers(outside.url)) as cluster,
     ):
-        load = Load(cluster, tmp_path, outside.url, customers=12)
+        load = Load(cluster, tmp_path, outside, customers=12)
         with load.running():
             for number in range(TIMES):
                 await_ends(load, 10)
