@@ -42,10 +42,10 @@ def test_nothing_is_lost_or_repeated_under_kills(url, tmp_path, capsys):
             while not killer.done:
                 time.sleep(0.1)
         names = check(cluster, outside.ledger, load.ended, killer.kills)
-        report(cluster.query, outside.ledger, names, killer.kills, capsys)
+        report(cluster.query, outside.ledger, names, killer.kills, load.asked, capsys)
 
 
-def report(query, ledger, names, kills, capsys):
+def report(query, ledger, names, kills, asked, capsys):
     """Print what was hit, and how long it took to go on elsewhere."""
     finished = {
         names[row["id"]][0]: row["finished_us"] / 1e6
@@ -62,6 +62,7 @@ def report(query, ledger, names, kills, capsys):
             print(f"  {name:34} {count:5}  {'#' * round(60 * count / len(kills))}")
         epochs = Counter(row["epoch"] for row in query("select epoch from tasks"))
         print(f"  attempts needed: {dict(sorted(epochs.items()))}")
+        print(f"  calls that must not be repeated, of which a person was asked: {asked}")
         if slow:
             print(
                 f"  from the kill of a server to its tasks' work elsewhere: median"
