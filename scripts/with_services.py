@@ -21,8 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PACKAGES = ("postgresql", "redis-server", "docker-registry")
-_ALSO = ("faketime", "strace")  # tests of jumping clocks and of kills in a write skip without them
+# Tests of jumping clocks, of kills in a write and of poolers skip without them.
+_ALSO = ("faketime", "strace", "pgbouncer")
 _START_SECONDS = 60.0
+_EVERYWHERE = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
 
 
 def main() -> int:
@@ -43,7 +45,7 @@ def main() -> int:
 def _install_missing() -> None:
     programs = ("redis-server", "docker-registry")  # the tests start registries themselves
     enough = _postgres_programs() is not None and all(shutil.which(name) for name in programs)
-    if enough and all(shutil.which(name) for name in _ALSO):
+    if enough and all(shutil.which(name, path=_EVERYWHERE) for name in _ALSO):
         return
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     apt = shutil.which("apt-get")
