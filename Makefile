@@ -49,7 +49,7 @@ bench: .venv/dev ## every figure beside its peer (langgraph dev, Aegra, DBOS, pg
 	  printf '\n== %s\n' $$part; \
 	  $(BIN)/python scripts/with_services.py -- $(BIN)/python benchmarks/$$part.py || failed="$$failed $$part"; \
 	done; printf '\n== attempt_cost\n'; \
-	$(BIN)/python benchmarks/attempt_cost.py --python .bench/langgraph/bin/python || failed="$$failed attempt_cost"; \
+	$(BIN)/python benchmarks/attempt_cost.py --python $(CURDIR)/.bench/langgraph/bin/python || failed="$$failed attempt_cost"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 soak: .venv/dev ## 10,000 tasks whose sessions are deleted, then 500 at once on one worker: memory, latency
