@@ -109,9 +109,11 @@ async def test_two_hundred_tool_calls_take_twice_the_bytes_of_one_hundred(world)
         assert task.output == {"answer": f"{calls} calls, {calls * 3999 + 18} characters"}
         sizes[calls] = stored(world, number)
     for once, twice in zip(sizes[100], sizes[200], strict=True):
-        assert 1.9 < twice / once < 2.1
-    # The text alone is 800 KB; what a table, an index of contents and the writes add is less.
-    assert sizes[200][0] < 1_600_000
+        # Four times would be growth by the square. On a busy machine more of a node's writes are
+        # too late to share the commit of their checkpoint, and are kept beside it.
+        assert 1.5 < twice / once < 2.7
+    # The text is 800 KB, once as a content and at most once more as a write.
+    assert sizes[200][0] < 2_400_000
 
 
 async def over(world, task_id):
