@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from penstock.cli.projects import packed
@@ -87,6 +88,14 @@ def check(server, task, folder):
     return found
 
 
+def lives(process):
+    """Whether a process still runs; one that nobody has buried yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def until_begun_again(server, task, seconds=60):
     """Waits until another attempt runs; when it was begun."""
     until = time.monotonic() + seconds
@@ -147,7 +156,7 @@ def test_what_a_server_writes_that_was_stopped_beyond_its_lease_changes_nothing(
     before = events(other, task)
     os.kill(one.process.pid, signal.SIGCONT)
     until = time.monotonic() + 30
-    while any(attempt.is_running() and attempt.status() != "zombie" for attempt in attempts):
+    while any(lives(attempt) for attempt in attempts):
         assert time.monotonic() < until, "an attempt outlives its lease"
         time.sleep(0.05)
     one.await_answer()

@@ -189,19 +189,20 @@ class Attempt:
             printing.cancel()
         await self._conclude(host, finish)
 
-    async def abandon(self, error: Exception, *, ours: bool = False) -> None:
+    async def abandon(self, error: Exception, *, ours: bool | None = None) -> None:
         """End an attempt that never got a process.
 
         Args:
             error: what stood in the way.
-            ours: it was this machine that could not prepare the release, so that the task is
-                better off elsewhere, or later.
+            ours: whether it was this machine's fault, so that the task is better off elsewhere,
+                or later; None: it was if the error says that something was not there.
         """
         failure = {"type": type(error).__name__, "message": str(error), "traceback": ""}
         if isinstance(failure_output := getattr(error, "output", None), str):
             failure["traceback"] = failure_output
         # A process that did not start, or has just ended, says nothing about the task.
-        ending = Ending.LOST if ours or isinstance(error, Unavailable) else Ending.CRASH
+        lost = isinstance(error, Unavailable) if ours is None else ours
+        ending = Ending.LOST if lost else Ending.CRASH
         await self._commit_end(Over(ending=ending, error=failure))
 
     async def _serve(self, host: Host, token: str) -> dict[str, Any] | None:

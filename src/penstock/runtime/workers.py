@@ -278,11 +278,17 @@ class Worker:
         try:
             manifest = await self.zygotes.manifest(release)
             policy = manifest.policy
-            if self._sources is not None and manifest.sources:
-                await self._sources.check(release, manifest)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not stay running
             with contextlib.suppress(Stale):
                 await self._attempt(claim, Policy(), claimed_at).abandon(error, ours=True)
+            return
+        try:
+            if self._sources is not None and manifest.sources:
+                await self._sources.check(release, manifest)
+        except Exception as error:  # noqa: BLE001 - as above
+            # Another machine would be refused as well: no time is lost on it.
+            with contextlib.suppress(Stale):
+                await self._attempt(claim, policy, claimed_at).abandon(error, ours=False)
             return
         attempt = self._attempt(claim, policy, claimed_at)
         self._attempts[claim.task.id, claim.epoch] = attempt

@@ -75,6 +75,11 @@ async def _run(
         log.info("stopping: draining for up to %.0f s", settings.drain_seconds)
     finally:
         await server.stop()
+        # A signal that comes now has nothing left to end, and must not spoil the exit status.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _watch(parent: int, gone: asyncio.Event) -> None:
