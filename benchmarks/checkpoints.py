@@ -41,7 +41,7 @@ from penstock.inside.frames import Decoder, encode
 from penstock.rules.limits import Terms
 from penstock.runtime.calls import answer_call
 from penstock.runtime.journals import Journal
-from penstock.store import Store, Transaction, sessions, tasks
+from penstock.store import Store, Transaction, claims, sessions, tasks
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tests"))
@@ -247,7 +247,7 @@ async def prepared(store: Store, count: int) -> dict[int, Journal]:
                 tx, task_id=f"task_{number}", session_id=f"ses_{number}", agent=AGENT,
                 environment=ENVIRONMENT, release=digest, given=None,
             )  # fmt: skip
-            return (await tasks.claim(tx, worker_id="w", limit=1))[0]
+            return (await claims.claim(tx, worker_id="w", limit=1))[0]
 
         claim = await store.transact(work)
         terms = Terms.of(Limits(), {}, claim.task.resource_class)

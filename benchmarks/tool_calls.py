@@ -21,7 +21,7 @@ from penstock.domain.tasks import ResourceClass  # noqa: E402 - as above
 from penstock.rules.limits import Terms  # noqa: E402 - as above
 from penstock.runtime.journals import Journal  # noqa: E402 - as above
 from penstock.runtime.tool_calls import ToolCalls  # noqa: E402 - as above
-from penstock.store import Store, sessions, tasks  # noqa: E402 - as above
+from penstock.store import Store, claims, sessions, tasks  # noqa: E402 - as above
 from rollout_world import AGENT, ENVIRONMENT, release  # noqa: E402 - beside the tests
 from supervising import Records  # noqa: E402 - as above
 
@@ -42,7 +42,7 @@ async def claimed(store: Store, name: str) -> tasks.Claim:
             tx, task_id=f"task_{name}", session_id=f"ses_{name}", agent=AGENT,
             environment=ENVIRONMENT, release=digest, given={},
         )  # fmt: skip
-        return await tasks.claim(tx, worker_id="w1", limit=9)
+        return await claims.claim(tx, worker_id="w1", limit=9)
 
     (claim,) = await store.transact(work)
     return claim

@@ -11,7 +11,7 @@ from penstock.domain.components import ComponentKind, NewComponent
 from penstock.domain.releases import FileEntry, Limits, Manifest, Policy
 from penstock.domain.tasks import Ending, TaskState
 from penstock.rules.releases import digest_bytes
-from penstock.store import agents, audit, releases, rollouts, sessions, tasks
+from penstock.store import agents, audit, claims, endings, releases, rollouts, sessions, tasks
 
 AGENT = "support"
 ENVIRONMENT = "production"
@@ -121,8 +121,8 @@ async def _task(tx, session_id, digest, agent, how, *, close):
         given={},
         close_session=close,
     )
-    for claim in await tasks.claim(tx, worker_id="wrk", limit=10):
-        await tasks.finish(
+    for claim in await claims.claim(tx, worker_id="wrk", limit=10):
+        await endings.finish(
             tx,
             task_id=claim.task.id,
             epoch=claim.epoch,

@@ -15,7 +15,7 @@ from penstock.inside.frameworks.langgraph_saver import PenstockSaver
 from penstock.rules.limits import Terms
 from penstock.runtime.calls import answer_call
 from penstock.runtime.journals import Journal
-from penstock.store import sessions, tasks
+from penstock.store import claims, endings, sessions, tasks
 from rollout_world import AGENT, ENVIRONMENT
 
 
@@ -70,7 +70,7 @@ async def claimed(store, digest, number=1, *, name="ses_1"):
 
 async def claim_again(store, worker="w1"):
     """The one task that is due."""
-    (claim,) = await store.transact(partial(tasks.claim, worker_id=worker, limit=1))
+    (claim,) = await store.transact(partial(claims.claim, worker_id=worker, limit=1))
     return claim
 
 
@@ -78,7 +78,7 @@ async def finish(store, claim):
     """End a task."""
     await store.transact(
         partial(
-            tasks.finish, task_id=claim.task.id, epoch=claim.epoch, state=TaskState.COMPLETED,
+            endings.finish, task_id=claim.task.id, epoch=claim.epoch, state=TaskState.COMPLETED,
             outcome="ok", crashes=0, losses=0,
         )
     )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from fake_upstream import Step, Upstream
 from test_gateway import MESSAGES, World, fill, served
 
-from penstock.store import tasks
+from penstock.store import endings
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def test_a_call_of_a_task_that_is_cancelled_is_ended(world, stream, hangs_
             writer = await asked(world, stream=stream)
             await until(lambda: upstream.ledger)
             # In a process shared with others the connection stays.
-            await world.store.transact(lambda tx: tasks.cancel(tx, "task_1"))
+            await world.store.transact(lambda tx: endings.cancel(tx, "task_1"))
             if hangs_up:
                 writer.close()
             await until(lambda: upstream.broken)

@@ -21,7 +21,7 @@ from penstock.domain.tasks import TaskState
 from penstock.drivers.signing.files import FileKeys
 from penstock.runtime import heartbeats, reapers, workers
 from penstock.runtime.reapers import Reaper
-from penstock.store import Store, tasks
+from penstock.store import Store, endings
 from penstock.store import workers as rows
 from postgres_server import PostgresServer
 from rollout_world import release
@@ -198,7 +198,7 @@ async def test_without_any_notification_a_task_begins_at_the_next_poll(world):
         return (await world.task(task)).state is wanted
 
     await world.until(lambda: state(TaskState.RUNNING))
-    await world.store.transact(partial(tasks.cancel, task_id=task))
+    await world.store.transact(partial(endings.cancel, task_id=task))
     await world.until(lambda: state(TaskState.CANCELLED))
     worker._unsubscribe.clear()
 

@@ -15,7 +15,7 @@ import pytest
 from penstock import step
 from penstock.domain.errors import Invalid, PenstockError, Unavailable
 from penstock.library import WorkflowFailed, Workflows
-from penstock.store import tasks
+from penstock.store import claims, endings, tasks
 
 PROGRAM = """
 import asyncio, os, sys, time
@@ -161,7 +161,7 @@ async def test_a_servers_worker_leaves_workflows_alone(work, database):
     store = await database.open()
 
     async def queued(tx):
-        return await tasks.claim(tx, worker_id="w1", limit=10)
+        return await claims.claim(tx, worker_id="w1", limit=10)
 
     assert await store.transact(queued) == []
 
@@ -232,7 +232,7 @@ async def test_a_workflow_can_be_cancelled_from_outside(work):
     async with work, asyncio.timeout(30):
         handle = await work.start(long, "x", id="one")
         await begun.wait()
-        await work._aside(work._store.transact(partial(tasks.cancel, task_id=handle.id)))
+        await work._aside(work._store.transact(partial(endings.cancel, task_id=handle.id)))
         await until(lambda: all(run._stopped for run in work._running.values()))
         going.set()
         with pytest.raises(WorkflowFailed, match="ancelled"):

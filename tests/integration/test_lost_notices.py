@@ -10,7 +10,7 @@ from test_runtime import World
 from penstock.actions.signing import SigningActions
 from penstock.domain.tasks import Stop
 from penstock.drivers.signing.files import FileKeys
-from penstock.store import tasks
+from penstock.store import endings, tasks
 from rollout_world import AGENT, ENVIRONMENT, release
 
 
@@ -65,6 +65,6 @@ async def test_a_task_is_stopped_and_the_next_begins(deaf, why):
 
     await deaf.until(running)
     second = await another(deaf, 2, "work")
-    await deaf.store.transact(partial(tasks.stop, task_id=first, why=why))
+    await deaf.store.transact(partial(endings.stop, task_id=first, why=why))
     assert (await deaf.ended(first)).state == "cancelled"
     assert (await deaf.ended(second)).state == "completed"

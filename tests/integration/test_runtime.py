@@ -18,7 +18,7 @@ from penstock.domain.tasks import TERMINAL
 from penstock.drivers.builders import Launch
 from penstock.drivers.signing.files import FileKeys
 from penstock.runtime.workers import Worker
-from penstock.store import Store, logs, sessions, steps, tasks
+from penstock.store import Store, claims, endings, logs, sessions, steps, tasks
 from rollout_world import AGENT, ENVIRONMENT, release
 
 CODE = """
@@ -233,7 +233,7 @@ async def test_a_cancelled_task_ends_with_its_process(world):
         return "about to" in await world.printed(task)
 
     await world.until(running)
-    await world.store.transact(lambda tx: tasks.cancel(tx, task))
+    await world.store.transact(lambda tx: endings.cancel(tx, task))
     assert (await world.ended(task)).state == "cancelled"
     assert worker.running == 0 or await world.until(lambda: _idle(worker))
 
@@ -284,7 +284,7 @@ async def test_a_claim_that_landed_without_our_knowing_is_given_back(world):
     await worker._claims.stop()
     task = await world.submit("work")
     # The commit landed, and its answer was lost on the way back.
-    await world.store.transact(partial(tasks.claim, worker_id=worker.id, limit=1))
+    await world.store.transact(partial(claims.claim, worker_id=worker.id, limit=1))
     await worker._look_for_unknown()
     assert (await world.task(task)).state == "queued"
     worker._claims.start()
@@ -340,4 +340,4 @@ async def _run_again(task, tx):
     """As if the killed worker's last words had never been written."""
     found = await tasks.get(tx, task)
     if found.state == "queued":
-        await tasks.claim(tx, worker_id="wrk_gone", limit=1)
+        await claims.claim(tx, worker_id="wrk_gone", limit=1)

@@ -19,7 +19,7 @@ from penstock.domain.errors import Stale
 from penstock.runtime import heartbeats, reapers
 from penstock.runtime.journals import Journal
 from penstock.runtime.workers import Worker
-from penstock.store import sessions, tasks, workers
+from penstock.store import fences, sessions, tasks, workers
 from penstock.store.queries import load
 
 MOST_SEEDS = 1000  # the slowest to be found takes about 150
@@ -113,7 +113,7 @@ def a_claim_keeps_the_epoch(_):
 
 def a_step_beside_the_fence(patch):
     """The fence is asked, and its answer is not heeded."""
-    advance = tasks.advance
+    advance = fences.advance
 
     async def heedless(tx, *, task_id, epoch, steps=0, said=()):
         try:
@@ -121,7 +121,7 @@ def a_step_beside_the_fence(patch):
         except Stale:
             return (await tasks.get(tx, task_id)).steps + 1
 
-    patch.setattr(tasks, "advance", heedless)
+    patch.setattr(fences, "advance", heedless)
 
 
 def events_with_gaps(_):

@@ -16,7 +16,7 @@ from langgraph.checkpoint.base.id import uuid6
 
 from penstock.domain.errors import Conflict
 from penstock.inside.attempts import Stopped
-from penstock.store import checkpoints, tasks
+from penstock.store import checkpoints, endings
 from rollout_world import release
 from saver_attempt import claim_again, claimed, finish, saver_of, session
 
@@ -144,7 +144,7 @@ async def run(history, step):
             await finish(store, history.claim)
             await history.next_task()
         case ("steal", change):
-            requeue = partial(tasks.requeue, crashes=0, losses=1, delay_seconds=0, why={})
+            requeue = partial(endings.requeue, crashes=0, losses=1, delay_seconds=0, why={})
             claim = history.claim
             await store.transact(partial(requeue, task_id=claim.task.id, epoch=claim.epoch))
             history.claim = await claim_again(store, "w2")

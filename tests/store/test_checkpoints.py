@@ -21,7 +21,7 @@ from penstock.inside.attempts import Stopped
 from penstock.inside.channel import Refused
 from penstock.inside.frameworks.langgraph_tables import UnlistedType
 from penstock.rules.checkpoints import Sealer, key_of, snapshot
-from penstock.store import checkpoints, tasks
+from penstock.store import checkpoints, endings, tasks
 from penstock.store.migrate import migrations
 from rollout_world import release
 from saver_attempt import claim_again, claimed, finish, saver_of, session
@@ -122,7 +122,7 @@ class TestForm:
     async def _stolen(store):
         await store.transact(
             partial(
-                tasks.requeue, task_id="task_1", epoch=1, crashes=0, losses=1, delay_seconds=0,
+                endings.requeue, task_id="task_1", epoch=1, crashes=0, losses=1, delay_seconds=0,
                 why={},
             )
         )  # fmt: skip

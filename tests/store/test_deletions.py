@@ -19,13 +19,17 @@ from penstock.gateway.records import Records
 from penstock.store import (
     attachments,
     blobs,
+    claims,
+    endings,
     events,
     exchanges,
+    fences,
     logs,
     sessions,
     steps,
     tasks,
     tool_calls,
+    waiting,
 )
 from penstock.store.queries import load
 from rollout_world import AGENT, ENVIRONMENT, release
@@ -80,7 +84,7 @@ async def filled(store, digest, session="ses_1", text=CANARY, ttl=None):
             tx, task_id=task, session_id=session, agent=AGENT, environment=ENVIRONMENT,
             release=digest, given={"text": text}, idempotency_key=f"{text}-{session}",
         )  # fmt: skip
-        await tasks.claim(tx, worker_id="w", limit=10)
+        await claims.claim(tx, worker_id="w", limit=10)
         await steps.commit(tx, task_id=task, epoch=1, key="a#1", output=text, said=[("say", text)])
         await logs.append(tx, task_id=task, epoch=1, first=1, pieces=[("stdout", text)])
         await attachments.add(
@@ -90,9 +94,9 @@ async def filled(store, digest, session="ses_1", text=CANARY, ttl=None):
         )  # fmt: skip
         await tool_calls.put(tx, call_of(task, text))
         wait = Wait(id="a", kind="interrupt", value=text)
-        waiting = await tasks.wait(tx, task_id=task, epoch=1, waits=[wait])
-        await tasks.resume(tx, task=waiting, answers={"a": text}, said={"by": text})
-        await tasks.claim(tx, worker_id="w", limit=10)
+        at_rest = await waiting.wait(tx, task_id=task, epoch=1, waits=[wait])
+        await waiting.resume(tx, task=at_rest, answers={"a": text}, said={"by": text})
+        await claims.claim(tx, worker_id="w", limit=10)
 
     await store.transact(begin)
     await Records(store).commit(*exchange(session, task, digest, text, OTHERS))
@@ -102,7 +106,7 @@ async def filled(store, digest, session="ses_1", text=CANARY, ttl=None):
 async def end(store, task, text=CANARY):
     await store.transact(
         partial(
-            tasks.finish, task_id=task, epoch=2, state=TaskState.FAILED, outcome="error",
+            endings.finish, task_id=task, epoch=2, state=TaskState.FAILED, outcome="error",
             output=text, error={"message": text}, crashes=0, losses=0,
         )
     )  # fmt: skip
@@ -201,7 +205,9 @@ async def test_nothing_can_be_said_in_a_deleted_session(database, store, digest)
     await end(store, task, text="end")
     await DeletionActions(store).session(SYSTEM, "ses_1")
     with pytest.raises(Stale):
-        await store.transact(partial(tasks.advance, task_id=task, epoch=2, said=[("late", CANARY)]))
+        await store.transact(
+            partial(fences.advance, task_id=task, epoch=2, said=[("late", CANARY)])
+        )
     await store.transact(
         partial(logs.append, task_id=task, epoch=2, first=9, pieces=[("stdout", CANARY)])
     )

@@ -11,7 +11,18 @@ from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState
 from penstock.domain.tool_calls import CallState, ToolCall
 from penstock.rules.checkpoints import Sealer, key_of, snapshot
-from penstock.store import Commit, checkpoints, events, sessions, steps, tasks, tool_calls
+from penstock.store import (
+    Commit,
+    checkpoints,
+    claims,
+    endings,
+    events,
+    fences,
+    sessions,
+    steps,
+    tasks,
+    tool_calls,
+)
 from penstock.store.checkpoints import Checkpoint, Write
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -55,7 +66,7 @@ async def submit(store, digest, number, *, session="ses_1", **more):
 
 
 async def claim(store, worker="w1", limit=10):
-    return await store.transact(partial(tasks.claim, worker_id=worker, limit=limit))
+    return await store.transact(partial(claims.claim, worker_id=worker, limit=limit))
 
 
 async def everything(store):
@@ -77,11 +88,11 @@ async def everything(store):
 
 
 FENCED = {
-    "advance": partial(tasks.advance, task_id="task_1", epoch=1, steps=1, said=[("x", 1)]),
-    "ensure_owned": partial(tasks.ensure_owned, task_id="task_1", epoch=1),
-    "finish": partial(tasks.finish, task_id="task_1", epoch=1, **END),
+    "advance": partial(fences.advance, task_id="task_1", epoch=1, steps=1, said=[("x", 1)]),
+    "ensure_owned": partial(fences.ensure_owned, task_id="task_1", epoch=1),
+    "finish": partial(endings.finish, task_id="task_1", epoch=1, **END),
     "requeue": partial(
-        tasks.requeue, task_id="task_1", epoch=1, crashes=1, losses=1, delay_seconds=0, why={}
+        endings.requeue, task_id="task_1", epoch=1, crashes=1, losses=1, delay_seconds=0, why={}
     ),
     "step": partial(steps.commit, task_id="task_1", epoch=1, key="a#1", output=1, said=[("x", 1)]),
     "checkpoint": checkpoints.of(
@@ -107,7 +118,7 @@ async def test_a_stale_epoch_writes_nothing(store, digest, write):
     await claim(store, "w1")
     await store.transact(
         partial(
-            tasks.requeue, task_id="task_1", epoch=1, crashes=0, losses=1, delay_seconds=0, why={}
+            endings.requeue, task_id="task_1", epoch=1, crashes=0, losses=1, delay_seconds=0, why={}
         )
     )
     assert (await claim(store, "w2"))[0].epoch == 2
@@ -122,7 +133,7 @@ async def test_nothing_is_written_to_a_task_that_has_ended(store, digest, write)
     await begin(store, digest)
     await submit(store, digest, 1)
     await claim(store)
-    await store.transact(partial(tasks.finish, task_id="task_1", epoch=1, output="x", **END))
+    await store.transact(partial(endings.finish, task_id="task_1", epoch=1, output="x", **END))
     before = await everything(store)
     with pytest.raises(Stale):
         await fenced(store, FENCED[write])
@@ -134,11 +145,11 @@ async def test_a_sessions_tasks_run_one_after_the_other_in_their_order(store, di
     for number in (1, 2, 3):
         await submit(store, digest, number)
     order = []
-    while claims := await claim(store):
-        (only,) = claims
+    while taken := await claim(store):
+        (only,) = taken
         assert await claim(store, "w2") == []
         order.append(only.task.id)
-        await store.transact(partial(tasks.finish, task_id=only.task.id, epoch=1, **END))
+        await store.transact(partial(endings.finish, task_id=only.task.id, epoch=1, **END))
     assert order == ["task_1", "task_2", "task_3"]
 
 
@@ -149,7 +160,13 @@ async def test_a_begun_task_that_waits_is_not_overtaken(store, digest):
     await submit(store, digest, 2)
     await store.transact(
         partial(
-            tasks.requeue, task_id="task_1", epoch=1, crashes=1, losses=0, delay_seconds=60, why={}
+            endings.requeue,
+            task_id="task_1",
+            epoch=1,
+            crashes=1,
+            losses=0,
+            delay_seconds=60,
+            why={},
         )
     )
     assert await claim(store) == []
@@ -164,12 +181,12 @@ async def test_workers_that_claim_at_once_never_share_a_task(store, digest):
         found = []
         while True:
             try:
-                claims = await claim(store, name, limit=3)
+                taken = await claim(store, name, limit=3)
             except Conflict:
                 continue
-            if not claims:
+            if not taken:
                 return found
-            found += [one.task.id for one in claims]
+            found += [one.task.id for one in taken]
 
     claimed = await asyncio.gather(*(worker(f"w{number}") for number in range(6)))
     flat = [task for found in claimed for task in found]
@@ -183,7 +200,7 @@ async def test_events_have_no_gaps_however_many_write(store, digest):
     await asyncio.gather(
         *(
             store.transact(
-                partial(tasks.advance, task_id="task_1", epoch=1, said=[("x", n), ("y", n)])
+                partial(fences.advance, task_id="task_1", epoch=1, said=[("x", n), ("y", n)])
             )
             for n in range(30)
         )
@@ -198,7 +215,7 @@ async def test_the_end_of_a_task_is_counted_in_its_session_once(store, digest):
     await claim(store)
     await store.transact(
         partial(
-            tasks.finish, task_id="task_1", epoch=1, state=TaskState.FAILED, outcome="error",
+            endings.finish, task_id="task_1", epoch=1, state=TaskState.FAILED, outcome="error",
             error={"type": "E"}, crashes=0, losses=0,
         )
     )  # fmt: skip
@@ -218,7 +235,7 @@ async def test_a_committed_step_ends_the_count_of_losses(store, digest):
     await claim(store)
     await store.transact(
         partial(
-            tasks.requeue, task_id="task_1", epoch=1, crashes=2, losses=5, delay_seconds=0, why={}
+            endings.requeue, task_id="task_1", epoch=1, crashes=2, losses=5, delay_seconds=0, why={}
         )
     )
     await claim(store)
@@ -234,11 +251,11 @@ async def test_cancelling_ends_what_waits_and_asks_what_runs(store, digest):
     await submit(store, digest, 1)
     await submit(store, digest, 2)
     await claim(store)
-    asked = await store.transact(lambda tx: tasks.cancel(tx, "task_1"))
+    asked = await store.transact(lambda tx: endings.cancel(tx, "task_1"))
     assert (asked.state, asked.cancel_requested) == (TaskState.RUNNING, True)
-    ended = await store.transact(lambda tx: tasks.cancel(tx, "task_2"))
+    ended = await store.transact(lambda tx: endings.cancel(tx, "task_2"))
     assert ended.state is TaskState.CANCELLED
-    assert (await store.transact(lambda tx: tasks.cancel(tx, "task_2"))).state is ended.state
+    assert (await store.transact(lambda tx: endings.cancel(tx, "task_2"))).state is ended.state
 
 
 async def test_one_failing_unit_of_work_does_not_harm_the_others(store, digest):

@@ -14,7 +14,7 @@ from penstock.actions.tasks import TaskActions
 from penstock.domain.errors import NotFound
 from penstock.domain.tasks import Delta, Dropped, End, Event, TaskState
 from penstock.runtime.deltas import Deltas
-from penstock.store import Store, events, logs, sessions, tasks
+from penstock.store import Store, claims, endings, events, fences, logs, sessions, tasks
 from rollout_world import ADA, AGENT, ENVIRONMENT, release
 
 EVERY = ("events", "updates", "messages", "custom")
@@ -37,12 +37,12 @@ async def task(store):
         )  # fmt: skip
 
     await store.transact(work)
-    await store.transact(partial(tasks.claim, worker_id="w", limit=1))
+    await store.transact(partial(claims.claim, worker_id="w", limit=1))
     return "task_1"
 
 
 def say(store, *said, epoch=1):
-    return store.transact(partial(tasks.advance, task_id="task_1", epoch=epoch, said=said))
+    return store.transact(partial(fences.advance, task_id="task_1", epoch=epoch, said=said))
 
 
 def delta(data, mode="messages", **more):
@@ -94,11 +94,13 @@ async def test_an_event_that_is_too_large_leaves_a_mark(store, task):
 
 
 async def test_a_second_attempt_says_which_step_begins_anew(store, task):
-    await store.transact(partial(tasks.advance, task_id=task, epoch=1, steps=2))
+    await store.transact(partial(fences.advance, task_id=task, epoch=1, steps=2))
     await store.transact(
-        partial(tasks.requeue, task_id=task, epoch=1, crashes=1, losses=0, delay_seconds=0, why={})
+        partial(
+            endings.requeue, task_id=task, epoch=1, crashes=1, losses=0, delay_seconds=0, why={}
+        )
     )
-    await store.transact(partial(tasks.claim, worker_id="w2", limit=1))
+    await store.transact(partial(claims.claim, worker_id="w2", limit=1))
     found = await store.read(partial(events.after, task_id=task, after=0, limit=100))
     assert [(event.kind, event.seq, event.epoch) for event in found] == [
         ("started", 1, 1),
@@ -118,7 +120,7 @@ async def test_a_hundred_readers_share_each_look_at_the_store(store, task):
     for number in range(5):
         await say(store, ("update", number), ("update", number))
         await asyncio.sleep(0)
-    await store.transact(partial(tasks.finish, task_id=task, epoch=1, **END))
+    await store.transact(partial(endings.finish, task_id=task, epoch=1, **END))
     stories = await asyncio.gather(*reading)
     assert all(story == stories[0] for story in stories)
     kinds = Counter(item.kind for item in stories[0] if isinstance(item, Event))
@@ -166,7 +168,7 @@ async def test_a_reader_of_one_mode_gets_it_and_what_happens_to_the_task(store, 
     [item] = await reader.take(5)
     assert (item.data, item.size_bytes) == ("seen", 6)
     await say(store, ("update", 1))
-    await store.transact(partial(tasks.finish, task_id=task, epoch=1, **END))
+    await store.transact(partial(endings.finish, task_id=task, epoch=1, **END))
     assert [type(item) for item in await all_of(reader)] == [Event, End]
 
 
@@ -195,7 +197,7 @@ async def test_a_delta_that_is_too_large_leaves_a_mark(store, task, caplog):
 
 
 async def test_a_task_that_is_over_ends_its_stream_at_once(store, task):
-    await store.transact(partial(tasks.finish, task_id=task, epoch=1, **END))
+    await store.transact(partial(endings.finish, task_id=task, epoch=1, **END))
     actions = TaskActions(store, Deltas(Counting(store)), Judges())
     for header, expected in (("2", [End]), ("1", [Event, End]), (None, [Event, Event, End])):
         reader = await actions.stream(ADA, task, last_event_id=header)

@@ -12,7 +12,7 @@ from penstock.domain.errors import Conflict, Stale, Unavailable
 from penstock.domain.releases import Limits
 from penstock.rules.limits import Terms
 from penstock.runtime.journals import Journal
-from penstock.store import Commit, events, sessions, steps, tasks, workflows
+from penstock.store import Commit, claims, endings, events, sessions, steps, tasks, workflows
 from penstock.store.commits import Completion, apply
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -20,7 +20,7 @@ COUNT = 8
 
 
 @pytest.fixture
-async def claims(store):
+async def owned(store):
     """Running tasks ``task_1`` to ``task_8``, each of a session of its own."""
     digest = (await release(store, "one")).digest
 
@@ -47,7 +47,7 @@ async def claims(store):
                 release=digest,
                 given=None,
             )
-        return await tasks.claim(tx, worker_id="w1", limit=COUNT)
+        return await claims.claim(tx, worker_id="w1", limit=COUNT)
 
     found = await store.transact(work)
     return {claim.task.id: claim for claim in found}
@@ -108,7 +108,7 @@ async def busy_lanes(store, other):
     return [first, second]
 
 
-async def test_every_member_lands_with_its_own_number_and_events(store, claims):
+async def test_every_member_lands_with_its_own_number_and_events(store, owned):
     answers = await together(
         store, *(step(n, said=[("x", i) for i in range(n)]) for n in range(1, COUNT + 1))
     )
@@ -118,7 +118,7 @@ async def test_every_member_lands_with_its_own_number_and_events(store, claims):
         assert await journal(store, n) == [{"key": "a#1", "output": None}]
 
 
-async def test_a_stale_member_is_refused_alone(store, claims):
+async def test_a_stale_member_is_refused_alone(store, owned):
     answers = await together(store, step(1), step(2, epoch=7), step(3), step(4, epoch=0))
     assert [type(answer) for answer in answers] == [int, Stale, int, Stale]
     assert await journal(store, 2) == []
@@ -126,7 +126,7 @@ async def test_a_stale_member_is_refused_alone(store, claims):
     assert len(await journal(store, 1)) == len(await journal(store, 3)) == 1
 
 
-async def test_a_step_on_record_is_refused_alone(store, claims):
+async def test_a_step_on_record_is_refused_alone(store, owned):
     await store.commit(step(2))
     answers = await together(store, step(1), step(2, said=[("x", 1)]), step(3))
     assert [type(answer) for answer in answers] == [int, Conflict, int]
@@ -134,7 +134,7 @@ async def test_a_step_on_record_is_refused_alone(store, claims):
     assert [len(await journal(store, n)) for n in (1, 2, 3)] == [1, 1, 1]
 
 
-async def test_what_cannot_be_written_is_its_own_error(store, claims):
+async def test_what_cannot_be_written_is_its_own_error(store, owned):
     def broken(_number):
         return [("logs.add", [{"task_id": "task_2"}])]
 
@@ -147,7 +147,7 @@ async def test_what_cannot_be_written_is_its_own_error(store, claims):
     assert await told(store, 2) == await told(store, 4) == ["started"]
 
 
-async def test_rows_belong_to_their_step(store, claims):
+async def test_rows_belong_to_their_step(store, owned):
     def rows(number):
         line = {"task_id": "task_1", "epoch": 1, "stream": "stdout", "text": "t"}
         return [("logs.add", [{**line, "number": number}, {**line, "number": number + 1}])]
@@ -164,20 +164,20 @@ async def logs_of(task_id, tx):
     return await logs.of_task(tx, task_id)
 
 
-async def test_one_task_commits_in_its_order(store, claims):
+async def test_one_task_commits_in_its_order(store, owned):
     answers = await together(store, *(step(1, key=f"a#{i}") for i in range(20)), step(2))
     assert answers == [*range(1, 21), 1]
     assert [done["key"] for done in await journal(store, 1)] == [f"a#{i}" for i in range(20)]
 
 
-async def test_only_what_was_committed_is_told(store, claims):
+async def test_only_what_was_committed_is_told(store, owned):
     heard = []
     store.subscribe("task", heard.append)
     await together(store, step(1), step(2, epoch=7), step(3))
     assert sorted(set(heard)) == ["task_1", "task_3"]
 
 
-async def test_as_a_unit_of_work_it_is_the_same(store, claims):
+async def test_as_a_unit_of_work_it_is_the_same(store, owned):
     assert await store.transact(partial(apply, commit=step(1, said=[("x", 1)]))) == 1
     with pytest.raises(Stale):
         await store.transact(partial(apply, commit=step(1, key="b#1", epoch=7)))
@@ -187,7 +187,7 @@ async def test_as_a_unit_of_work_it_is_the_same(store, claims):
 # ---------------------------------------------------------------- what only PostgreSQL can do
 
 
-async def test_those_who_wait_share_one_transaction(database, store, claims):
+async def test_those_who_wait_share_one_transaction(database, store, owned):
     if database.url is None:
         pytest.skip("on SQLite the writer thread groups what is queued")
     async with held(database, 1, 2) as other:
@@ -200,7 +200,7 @@ async def test_those_who_wait_share_one_transaction(database, store, claims):
         assert await other.fetchval(query, ["task_3", "task_4", "task_5", "task_6"]) == 1
 
 
-async def test_a_caller_that_gives_up_takes_nobody_along(database, store, claims):
+async def test_a_caller_that_gives_up_takes_nobody_along(database, store, owned):
     if database.url is None:
         pytest.skip("on SQLite nobody waits for a row")
     async with held(database, 1, 2) as other:
@@ -215,7 +215,7 @@ async def test_a_caller_that_gives_up_takes_nobody_along(database, store, claims
     assert await store.commit(step(3, key="b#1")) == 1
 
 
-async def test_a_cut_in_the_middle_is_told_to_every_member(database, store, claims):
+async def test_a_cut_in_the_middle_is_told_to_every_member(database, store, owned):
     if database.url is None:
         pytest.skip("SQLite has no connection that could be cut")
     cut = (
@@ -236,7 +236,7 @@ async def test_a_cut_in_the_middle_is_told_to_every_member(database, store, clai
     assert await together(store, *(step(n) for n in range(1, 6))) == [1] * 5
 
 
-async def test_a_member_whose_answer_was_lost_is_read_again(store, claims, monkeypatch):
+async def test_a_member_whose_answer_was_lost_is_read_again(store, owned, monkeypatch):
     """The commit of a group lands, its answer does not: each journal finds its own step."""
     real = store.commit
 
@@ -245,14 +245,14 @@ async def test_a_member_whose_answer_was_lost_is_read_again(store, claims, monke
         monkeypatch.setattr(store, "commit", real)
         raise Unavailable("the answer was lost")
 
-    mine = Journal(store, claims["task_1"], Terms(own=Limits(), caps={}, limits=Limits()))
+    mine = Journal(store, owned["task_1"], Terms(own=Limits(), caps={}, limits=Limits()))
     monkeypatch.setattr(store, "commit", unheard)
     await mine.commit_step("a#1", 1, [])
     assert mine.steps == 1
     assert await journal(store, 1) == [{"key": "a#1", "output": 1}]
 
 
-async def test_servers_hear_of_each_others_commits(database, store, claims):
+async def test_servers_hear_of_each_others_commits(database, store, owned):
     if database.url is None:
         pytest.skip("SQLite has one server")
     heard = asyncio.Event()
@@ -288,7 +288,7 @@ async def queue_behind(store, n, number, **more):
     await store.transact(add)
 
 
-async def test_ends_and_steps_go_together(store, claims):
+async def test_ends_and_steps_go_together(store, owned):
     heard = []
     store.subscribe("done", heard.append)
     answers = await together(
@@ -307,7 +307,7 @@ async def test_ends_and_steps_go_together(store, claims):
     assert sorted(heard) == ["task_2", "task_4"]
 
 
-async def test_an_end_is_refused_to_a_late_owner_and_a_second_time(store, claims):
+async def test_an_end_is_refused_to_a_late_owner_and_a_second_time(store, owned):
     assert type((await together(store, end(1, "late", epoch=7), step(2)))[0]) is Stale
     assert (await task(store, 1)).state.value == "running"
     await store.commit(end(1, "mine"))
@@ -317,34 +317,34 @@ async def test_an_end_is_refused_to_a_late_owner_and_a_second_time(store, claims
     assert (await account(store, 1)).tasks == 1
 
 
-async def test_a_task_that_is_to_be_stopped_has_another_end(store, claims):
-    await store.transact(partial(tasks.cancel, task_id="task_1"))
+async def test_a_task_that_is_to_be_stopped_has_another_end(store, owned):
+    await store.transact(partial(endings.cancel, task_id="task_1"))
     answers = await together(store, end(1, "x"), end(2, "y"))
     assert [type(answer) for answer in answers] == [Stale, int]
     assert (await task(store, 1)).state.value == "running"
 
 
-async def test_the_next_of_a_session_may_begin(store, claims):
+async def test_the_next_of_a_session_may_begin(store, owned):
     await queue_behind(store, 1, 20)
     await queue_behind(store, 2, 21)
     heard = []
     store.subscribe("queue", heard.append)
     await together(store, end(1, "x"), end(2, "y"), end(3, "z"))
     assert heard
-    found = await store.transact(partial(tasks.claim, worker_id="w1", limit=8))
+    found = await store.transact(partial(claims.claim, worker_id="w1", limit=8))
     assert sorted(claim.task.id for claim in found) == ["task_20", "task_21"]
 
 
-async def test_the_last_of_a_session_closes_it(store, claims):
-    await store.transact(partial(tasks.close_after, session_id="ses_1"))
-    await store.transact(partial(tasks.close_after, session_id="ses_2"))
+async def test_the_last_of_a_session_closes_it(store, owned):
+    await store.transact(partial(endings.close_after, session_id="ses_1"))
+    await store.transact(partial(endings.close_after, session_id="ses_2"))
     await queue_behind(store, 2, 21)
     await together(store, end(1, "x"), end(2, "y"), end(3, "z"))
     states = [(await account(store, n)).state for n in (1, 2, 3)]
     assert states == ["closed", "open", "open"]
 
 
-async def test_workflows_begin_together_each_once(store, claims):
+async def test_workflows_begin_together_each_once(store, owned):
     digest = (await task(store, 1)).release
 
     def begin(n, key):

@@ -20,7 +20,7 @@ from penstock.rules.limits import Terms
 from penstock.runtime.calls import answer_call
 from penstock.runtime.journals import Journal
 from penstock.runtime.memories import Memories
-from penstock.store import memories, sessions, tasks
+from penstock.store import claims, endings, memories, sessions, tasks
 from rollout_world import ADA, AGENT, ENVIRONMENT, VIEWER, release
 
 SCOPE = MemoryScope(agent=AGENT, environment=ENVIRONMENT)
@@ -44,10 +44,10 @@ async def attempt(store, digest, number=1, user=None):
             tx, task_id=f"task_{number}", session_id=f"ses_{number}", agent=AGENT,
             environment=ENVIRONMENT, release=digest, given={},
         )  # fmt: skip
-        return await tasks.claim(tx, worker_id="w", limit=10)
+        return await claims.claim(tx, worker_id="w", limit=10)
 
-    claims = await store.transact(work)
-    claim = next(one for one in claims if one.task.id == f"task_{number}")
+    taken = await store.transact(work)
+    claim = next(one for one in taken if one.task.id == f"task_{number}")
     return Journal(store, claim, Terms.of(Limits(), {}, claim.task.resource_class))
 
 
@@ -200,7 +200,7 @@ async def test_a_late_attempt_remembers_nothing(store, digest):
     await do(found, put("k", {"n": 1}))
     await store.transact(
         partial(
-            tasks.requeue, task_id="task_1", epoch=1, crashes=1, losses=0, delay_seconds=0, why={}
+            endings.requeue, task_id="task_1", epoch=1, crashes=1, losses=0, delay_seconds=0, why={}
         )
     )
     for op in (put("k", {"n": 2}), put("k", None)):

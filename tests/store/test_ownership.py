@@ -10,7 +10,7 @@ import pytest
 
 from penstock.domain.tasks import TaskState
 from penstock.runtime.reapers import Reaper, _take_batch
-from penstock.store import events, sessions, tasks, workers
+from penstock.store import claims, endings, events, sessions, tasks, workers
 from rollout_world import AGENT, ENVIRONMENT, release
 
 LEASE = 8.0
@@ -55,7 +55,7 @@ async def owned(store, number=1, *, worker="w1", losses=0):
                 tx, task_id=f"task_{n:05d}", session_id=f"ses_{n}", agent=AGENT,
                 environment=ENVIRONMENT, release=digest, given={},
             )  # fmt: skip
-        return [claim.task.id for claim in await tasks.claim(tx, worker_id=worker, limit=number)]
+        return [claim.task.id for claim in await claims.claim(tx, worker_id=worker, limit=number)]
 
     return await store.transact(work)
 
@@ -156,7 +156,7 @@ async def test_many_due_leases_are_taken_over_by_many_servers_each_task_once(dat
 
 async def test_what_was_cancelled_while_its_worker_died_ends_and_frees_its_session(store):
     (task_id,) = await owned(store)
-    await store.transact(partial(tasks.cancel, task_id=task_id))
+    await store.transact(partial(endings.cancel, task_id=task_id))
     assert await store.transact(_take_batch) == 1
     found = await task(store, task_id)
     assert (found.state, found.outcome) == (TaskState.CANCELLED, "cancelled")
@@ -177,8 +177,8 @@ async def test_a_task_that_takes_every_worker_down_is_a_dead_letter_and_frees_it
         if found.state is not TaskState.QUEUED:
             break
         await database.execute("update tasks set run_after_us = 0")  # it waits longer each time
-        claims = await store.transact(partial(tasks.claim, worker_id=f"gone_{number}", limit=1))
-        assert [claim.task.id for claim in claims] == [task_id]
+        taken = await store.transact(partial(claims.claim, worker_id=f"gone_{number}", limit=1))
+        assert [claim.task.id for claim in taken] == [task_id]
     assert (found.state, found.outcome, found.losses) == (TaskState.DEAD_LETTERED, "lost", 10)
     assert found.epoch == 10
     await store.transact(
@@ -187,7 +187,7 @@ async def test_a_task_that_takes_every_worker_down_is_a_dead_letter_and_frees_it
             release=found.release, given={},
         )
     )  # fmt: skip
-    (claim,) = await store.transact(partial(tasks.claim, worker_id="w9", limit=1))
+    (claim,) = await store.transact(partial(claims.claim, worker_id="w9", limit=1))
     assert claim.task.id == "next"
 
 

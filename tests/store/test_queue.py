@@ -30,7 +30,7 @@ from penstock.rules.queues import after_claims
 from penstock.rules.tasks import after_attempt
 from penstock.runtime.journals import Journal
 from penstock.runtime.reapers import _take_batch
-from penstock.store import checkpoints, queues, sessions, steps, tasks
+from penstock.store import checkpoints, claims, endings, queues, sessions, steps, tasks, waiting
 from penstock.store.checkpoints import Checkpoint, Write
 from rollout_world import ADA, AGENT, ENVIRONMENT, release
 
@@ -66,11 +66,11 @@ class World:
         )
 
     async def claim(self, limit=100, worker="w1"):
-        claims = await self.store.transact(
-            partial(tasks.claim, worker_id=worker, limit=limit, turns=self.turns)
+        taken = await self.store.transact(
+            partial(claims.claim, worker_id=worker, limit=limit, turns=self.turns)
         )
-        self.turns = after_claims(self.turns, claims)
-        return [claim.task for claim in claims]
+        self.turns = after_claims(self.turns, taken)
+        return [claim.task for claim in taken]
 
     async def end(self, task, ending=Ending.OK, waits=()):
         """What the task's worker commits when its attempt has ended."""
@@ -220,7 +220,7 @@ async def test_the_reaper_ends_a_dead_owners_task_as_it_was_wished(world, strate
 async def test_a_cancelled_task_of_a_dead_owner_ends_as_well(world):
     first = await world.submit()
     await world.claim(worker="wrk_that_is_gone")
-    await world.store.transact(lambda tx: tasks.cancel(tx, first.id))
+    await world.store.transact(lambda tx: endings.cancel(tx, first.id))
     await world.store.transact(_take_batch)
     assert await world.outcome(first) == ("cancelled", "cancelled")
 
@@ -230,7 +230,7 @@ async def test_a_stronger_wish_is_not_taken_back_by_a_weaker_one(world):
     (running,) = await world.claim()
     await world.submit(first.session_id, multitask_strategy=ROLLBACK)
     await world.submit(first.session_id, multitask_strategy=INTERRUPT)
-    await world.store.transact(lambda tx: tasks.cancel(tx, first.id))
+    await world.store.transact(lambda tx: endings.cancel(tx, first.id))
     await world.end(running, Ending.CANCELLED)
     assert await world.outcome(first) == ("cancelled", "rolled_back")
 
@@ -258,7 +258,7 @@ async def test_a_task_that_waits_for_a_person_makes_way_at_once(world, strategy,
         await world.submit(first.session_id, multitask_strategy=REJECT)
     if answered:
         task = await world.get(first)
-        await world.store.transact(partial(tasks.resume, task=task, answers={"a": 2}, said={}))
+        await world.store.transact(partial(waiting.resume, task=task, answers={"a": 2}, said={}))
     second = await world.submit(first.session_id, multitask_strategy=strategy)
     done = await world.get(first)
     assert done.outcome == ("interrupted" if strategy is INTERRUPT else "rolled_back")
@@ -282,7 +282,7 @@ async def test_an_answered_task_goes_on_before_the_next_message(world):
     await world.end(running, Ending.WAITING, waits=[Wait(id="a", kind="interrupt", value=1)])
     assert await world.claim() == []
     task = await world.get(first)
-    await world.store.transact(partial(tasks.resume, task=task, answers={"a": 2}, said={}))
+    await world.store.transact(partial(waiting.resume, task=task, answers={"a": 2}, said={}))
     (again,) = await world.claim()
     assert again.id == first.id
     await world.end(again)
@@ -398,11 +398,11 @@ async def test_what_falls_due_at_once_is_claimed_once_by_whoever_claims(world):
         turns, found = Turns(), []
         async with asyncio.timeout(30):
             while len(claimed) < len(made):
-                claims = await world.store.transact(
-                    partial(tasks.claim, worker_id=name, limit=4, turns=turns)
+                taken = await world.store.transact(
+                    partial(claims.claim, worker_id=name, limit=4, turns=turns)
                 )
-                turns = after_claims(turns, claims)
-                claimed.extend(claim.task.id for claim in claims)
+                turns = after_claims(turns, taken)
+                claimed.extend(claim.task.id for claim in taken)
         return found
 
     claimed = []
@@ -502,7 +502,7 @@ async def test_all_queues_together_have_a_limit_and_one_full_queue_is_no_others_
 async def test_a_queue_holds_what_has_not_begun_and_nothing_else(world):
     made = [await world.submit() for _ in range(4)]
     assert await world.waiting() == 4
-    await world.store.transact(lambda tx: tasks.cancel(tx, made[0].id))
+    await world.store.transact(lambda tx: endings.cancel(tx, made[0].id))
     (running,) = await world.claim(1)
     assert await world.waiting() == 2
     await world.end(running, Ending.LOST)  # begun once: it is not counted again

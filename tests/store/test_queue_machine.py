@@ -22,7 +22,7 @@ from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TERMINAL, Ending, MultitaskStrategy, TaskState, Wait
 from penstock.rules.tasks import makes_way
 from penstock.runtime.reapers import _take_batch
-from penstock.store import checkpoints, queues, tasks
+from penstock.store import checkpoints, endings, queues, tasks
 from rollout_world import AGENT, ENVIRONMENT
 
 EXAMPLES = {"sqlite": 40, "postgres": 8}
@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
             task = waiting[which % len(waiting)]
             self.do(
                 self.world.store.transact(
-                    partial(tasks.resume, task=task, answers={"a": 1}, said={})
+                    partial(waiting.resume, task=task, answers={"a": 1}, said={})
                 )
             )
 
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 100))
     def cancel(self, which):
         task_id = self.accepted[which % len(self.accepted)]
-        self.do(self.world.store.transact(partial(tasks.cancel, task_id=task_id)))
+        self.do(self.world.store.transact(partial(endings.cancel, task_id=task_id)))
 
     @precondition(lambda self: self.claims)
     @rule(which=st.integers(0, 100))
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         for task in self.all():
             if task.state in BUSY:
-                self.do(self.world.store.transact(partial(tasks.cancel, task_id=task.id)))
+                self.do(self.world.store.transact(partial(endings.cancel, task_id=task.id)))
         self.do(self.world.store.transact(_take_batch))
         assert all(task.state in TERMINAL for task in self.all())
 

@@ -16,7 +16,7 @@ from penstock.domain.errors import Conflict, NotFound
 from penstock.domain.states import StateWish
 from penstock.rules.checkpoints import snapshot
 from penstock.runtime.states import States
-from penstock.store import attachments, checkpoints, sessions, tasks
+from penstock.store import attachments, checkpoints, claims, endings, sessions, tasks
 from penstock.store.checkpoints import Checkpoint
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -69,7 +69,7 @@ async def test_nobody_claims_a_task_while_its_sessions_state_is_edited(database,
 
     editing = asyncio.create_task(store.transact(edits))
     await held.wait()
-    claim = partial(tasks.claim, worker_id="w", limit=10)
+    claim = partial(claims.claim, worker_id="w", limit=10)
     if database.kind == "postgres":
         assert await store.transact(claim) == []
     go.set()
@@ -97,7 +97,7 @@ async def test_a_fork_has_the_states_up_to_its_beginning_and_none_that_come_late
     assert await store.read(partial(checkpoints.latest, session_id=forked.id)) == "2"
     await place(store, digest, 9, session=forked.id)
     # Its files, under the ids that its state names, also when the other session is gone.
-    await store.transact(partial(tasks.cancel, task_id="task_1"))
+    await store.transact(partial(endings.cancel, task_id="task_1"))
     assert await DeletionActions(store).session(SYSTEM, "ses_1")
     await Expiries(store, quiet_seconds=-1).sweep()
     kept = partial(attachments.content, session_id=forked.id, attachment_id="att_1")

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.domain.exchanges import Caller, Exchange
 from penstock.domain.tool_calls import CallState, ToolCall
-from penstock.store import exchanges, sessions, tasks, tool_calls
+from penstock.store import claims, exchanges, sessions, tasks, tool_calls
 from rollout_world import AGENT, ENVIRONMENT, release
 
 CALL = ToolCall(
@@ -32,7 +32,7 @@ async def running(store):
             tx, task_id="task_1", session_id="ses_1", agent=AGENT, environment=ENVIRONMENT,
             release=digest, given={},
         )  # fmt: skip
-        return await tasks.claim(tx, worker_id="w1", limit=1)
+        return await claims.claim(tx, worker_id="w1", limit=1)
 
     await store.transact(work)
     return store

@@ -9,7 +9,7 @@ from test_fences import begin, claim, submit
 
 from penstock.domain.errors import Stale
 from penstock.domain.tasks import ResourceClass
-from penstock.store import exchanges, tasks
+from penstock.store import endings, exchanges, tasks
 from rollout_world import release
 
 
@@ -27,7 +27,7 @@ async def now(store):
 
 def back(task, epoch, resource_class=None):
     return partial(
-        tasks.requeue, task_id=task.id, epoch=epoch, crashes=0, losses=0, delay_seconds=0.0,
+        endings.requeue, task_id=task.id, epoch=epoch, crashes=0, losses=0, delay_seconds=0.0,
         why={}, resource_class=resource_class,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from penstock.actions.tasks import TaskActions
 from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState, Wait
-from penstock.store import events, sessions, tasks
+from penstock.store import claims, endings, events, fences, sessions, tasks, waiting
 from rollout_world import AGENT, ENVIRONMENT, release
 
 WAITS = (Wait(id="a", kind="interrupt", value={"refund": 3}), Wait(id="b", kind="tool", value=None))
@@ -42,19 +42,19 @@ async def begin(store, digest, *, close=False):
 
 
 async def claim(store, worker="w1"):
-    return await store.transact(partial(tasks.claim, worker_id=worker, limit=10))
+    return await store.transact(partial(claims.claim, worker_id=worker, limit=10))
 
 
 async def wait(store, epoch=1, seconds=None, waits=WAITS):
     return await store.transact(
-        partial(tasks.wait, task_id="task_1", epoch=epoch, waits=waits, wait_seconds=seconds)
+        partial(waiting.wait, task_id="task_1", epoch=epoch, waits=waits, wait_seconds=seconds)
     )
 
 
 async def resume(store, **answers):
     async def work(tx):
         task = await tasks.get(tx, "task_1")
-        return await tasks.resume(tx, task=task, answers=answers, said={"by": "somebody"})
+        return await waiting.resume(tx, task=task, answers=answers, said={"by": "somebody"})
 
     return await store.transact(work)
 
@@ -93,7 +93,7 @@ async def test_what_it_was_answered_is_in_its_next_claims_until_it_has_got_on(st
         assert claimed.answers == {"a": True, "b": [1, None]}
         await store.transact(
             partial(
-                tasks.requeue, task_id="task_1", epoch=epoch, crashes=1, losses=0,
+                endings.requeue, task_id="task_1", epoch=epoch, crashes=1, losses=0,
                 delay_seconds=0, why={},
             )
         )  # fmt: skip
@@ -131,7 +131,7 @@ async def test_an_answer_to_an_earlier_wait_is_refused(store, digest):
     await claim(store)
     await wait(store, epoch=2)
     with pytest.raises(Conflict):
-        await store.transact(partial(tasks.resume, task=before, answers={"a": 2}, said={}))
+        await store.transact(partial(waiting.resume, task=before, answers={"a": 2}, said={}))
     assert (await get(store)).state is TaskState.WAITING
 
 
@@ -139,7 +139,7 @@ async def test_a_late_attempt_cannot_make_its_task_wait(store, digest):
     await begin(store, digest)
     await store.transact(
         partial(
-            tasks.requeue, task_id="task_1", epoch=1, crashes=0, losses=1, delay_seconds=0, why={}
+            endings.requeue, task_id="task_1", epoch=1, crashes=0, losses=1, delay_seconds=0, why={}
         )
     )
     await claim(store)
@@ -148,13 +148,13 @@ async def test_a_late_attempt_cannot_make_its_task_wait(store, digest):
     assert (await get(store)).state is TaskState.RUNNING
     await wait(store, epoch=2)
     with pytest.raises(Stale):  # nor write anything while it waits
-        await store.transact(partial(tasks.advance, task_id="task_1", epoch=2, steps=1))
+        await store.transact(partial(fences.advance, task_id="task_1", epoch=2, steps=1))
 
 
 async def test_a_waiting_task_can_be_cancelled_and_its_session_goes_on(store, digest):
     await begin(store, digest)
     await wait(store)
-    ended = await store.transact(lambda tx: tasks.cancel(tx, "task_1"))
+    ended = await store.transact(lambda tx: endings.cancel(tx, "task_1"))
     assert (ended.state, ended.waits) == (TaskState.CANCELLED, ())
     with pytest.raises(Conflict):
         await resume(store, a=1)
@@ -163,7 +163,7 @@ async def test_a_waiting_task_can_be_cancelled_and_its_session_goes_on(store, di
 
 async def test_a_cancel_that_came_before_the_wait_is_obeyed(store, digest):
     await begin(store, digest)
-    await store.transact(lambda tx: tasks.cancel(tx, "task_1"))
+    await store.transact(lambda tx: endings.cancel(tx, "task_1"))
     assert (await wait(store)).state is TaskState.CANCELLED
 
 
@@ -175,7 +175,7 @@ async def test_the_time_a_person_took_is_not_the_releases(store, digest):
     await claim(store)
     ended = await store.transact(
         partial(
-            tasks.finish, task_id="task_1", epoch=2, state=TaskState.COMPLETED, outcome="ok",
+            endings.finish, task_id="task_1", epoch=2, state=TaskState.COMPLETED, outcome="ok",
             crashes=0, losses=0,
         )
     )  # fmt: skip
@@ -187,13 +187,13 @@ async def test_the_time_a_person_took_is_not_the_releases(store, digest):
 async def test_whoever_is_not_answered_in_time_fails(store, digest):
     await begin(store, digest, close=True)
     await wait(store, seconds=3600)
-    assert await store.transact(partial(tasks.expire_waits, limit=10)) == []
+    assert await store.transact(partial(waiting.expire_waits, limit=10)) == []
     await resume(store, a=1)
     await claim(store)
     await wait(store, epoch=2, seconds=-1)
-    (ended,) = await store.transact(partial(tasks.expire_waits, limit=10))
+    (ended,) = await store.transact(partial(waiting.expire_waits, limit=10))
     assert (ended.id, ended.state, ended.outcome) == ("task_1", TaskState.FAILED, "timeout")
-    assert await store.transact(partial(tasks.expire_waits, limit=10)) == []
+    assert await store.transact(partial(waiting.expire_waits, limit=10)) == []
     assert (await said(store))[-1][0] == "finished"
     session = await store.read(lambda tx: sessions.get(tx, "ses_1"))
     assert (session.tasks, session.failures, session.state) == (1, 1, "open")

@@ -11,7 +11,7 @@ from penstock.domain.errors import Invalid
 from penstock.domain.sessions import Session
 from penstock.kit.ids import new_id
 from penstock.rules.access import check
-from penstock.store import Store, Transaction, releases, sessions, tasks
+from penstock.store import Store, Transaction, endings, releases, sessions, tasks
 
 _MOST = 500
 _LONGEST_TTL_SECONDS = 10 * 366 * 86_400.0
@@ -161,7 +161,7 @@ class SessionActions:
             await sessions.lock(tx, session_id)
             live, _ = await tasks.live_in_session(tx, session_id)
             if live:
-                await tasks.close_after(tx, session_id)
+                await endings.close_after(tx, session_id)
             else:
                 await sessions.close(tx, session_id)
             return await sessions.get(tx, session_id)

@@ -18,7 +18,7 @@ from penstock.rules.queues import is_full, retry_after_seconds
 from penstock.rules.streams import streaming
 from penstock.rules.submissions import check_together, due, request_digest
 from penstock.rules.tasks import makes_way
-from penstock.store import Store, Transaction, queues, sessions, tasks
+from penstock.store import Store, Transaction, endings, queues, sessions, tasks
 
 _RECOUNT_SECONDS = 10.0
 
@@ -234,4 +234,4 @@ async def _make_way(tx: Transaction, session_id: str, strategy: MultitaskStrateg
             )
         return
     for task in reversed(ahead):  # the first one last: none of the others must take its place
-        await tasks.stop(tx, task.id, why)
+        await endings.stop(tx, task.id, why)

@@ -17,7 +17,7 @@ from penstock.domain.tasks import SETTLED, Event, LogLine, Task, TaskState
 from penstock.rules.access import check
 from penstock.rules.streams import begin_behind, shown
 from penstock.rules.tasks import answers as answers_to
-from penstock.store import Store, Transaction, events, logs, tasks
+from penstock.store import Store, Transaction, endings, events, logs, tasks, waiting
 
 _MOST = 500
 _LONGEST_WAIT_SECONDS = 600.0
@@ -131,7 +131,7 @@ class TaskActions:
         check(actor, "task.create")
 
         async def work(tx: Transaction) -> Task:
-            return await tasks.cancel(tx, task_id)
+            return await endings.cancel(tx, task_id)
 
         return await self._store.transact(work)
 
@@ -149,7 +149,7 @@ class TaskActions:
             task = await tasks.get(tx, task_id)
             if task.state is TaskState.WAITING:
                 return task
-            return await tasks.cancel(tx, task_id)
+            return await endings.cancel(tx, task_id)
 
         return await self._store.transact(work)
 
@@ -179,7 +179,7 @@ class TaskActions:
         async def work(tx: Transaction) -> Task:
             task = await tasks.get(tx, task_id)
             given = answers_to(task, answers, answer)
-            return await tasks.resume(tx, task=task, answers=given, said={"by": actor.name})
+            return await waiting.resume(tx, task=task, answers=given, said={"by": actor.name})
 
         return await self._store.transact(work)
 
@@ -274,8 +274,8 @@ class _Bell:
 
     def ring_all(self) -> None:
         """Wake everybody."""
-        for waiting in self._listening.values():
-            for event in waiting:
+        for ringing in self._listening.values():
+            for event in ringing:
                 event.set()
 
     def _ring(self, task_id: str) -> None:

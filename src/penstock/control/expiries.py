@@ -11,7 +11,17 @@ from penstock.domain.errors import NotFound, Unavailable
 from penstock.domain.tasks import Task
 from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
-from penstock.store import Store, Transaction, deletions, garbage, leases, memories, sessions, tasks
+from penstock.store import (
+    Store,
+    Transaction,
+    deletions,
+    garbage,
+    leases,
+    memories,
+    sessions,
+    tasks,
+    waiting,
+)
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +139,7 @@ class Expiries:
 
     async def _end_waits(self) -> int:
         async def work(tx: Transaction) -> list[Task]:
-            return await tasks.expire_waits(tx, limit=_BATCH)
+            return await waiting.expire_waits(tx, limit=_BATCH)
 
         ended = await self._store.transact(work)
         for task in ended:

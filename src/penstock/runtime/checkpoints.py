@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from penstock.rules.checkpoints import WHOLE, Sealer, joined, split
 from penstock.runtime.journals import Said
-from penstock.store import Transaction, Work, checkpoints, tasks
+from penstock.store import Transaction, Work, checkpoints, fences
 from penstock.store.checkpoints import Checkpoint, State, States, Write
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ async def _forget(journal: Keeper, call: dict[str, Any]) -> None:
     within, places = call["within"], [(str(n), str(i)) for n, i in call["places"]]
 
     async def work(tx: Transaction) -> None:
-        await tasks.advance(tx, task_id=journal.task_id, epoch=journal.epoch)
+        await fences.advance(tx, task_id=journal.task_id, epoch=journal.epoch)
         named: dict[str, Any] = {"sealer": journal.sealer, "session_id": journal.session_id}
         if within is None:
             await checkpoints.forget(tx, gone=places, **named)
@@ -194,7 +194,7 @@ async def _copy(journal: Keeper, call: dict[str, Any]) -> None:
     within = (str(call["within"]), str(call["to"]))
 
     async def work(tx: Transaction) -> None:
-        await tasks.advance(tx, task_id=journal.task_id, epoch=journal.epoch)
+        await fences.advance(tx, task_id=journal.task_id, epoch=journal.epoch)
         await checkpoints.copy(
             tx,
             sealer=journal.sealer,

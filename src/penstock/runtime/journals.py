@@ -26,11 +26,14 @@ from penstock.store import (
     Work,
     attachments,
     checkpoints,
+    endings,
     events,
+    fences,
     logs,
     sessions,
     steps,
     tasks,
+    waiting,
 )
 from penstock.store.checkpoints import Checkpoint, Write
 from penstock.store.commits import Completion, always
@@ -209,7 +212,7 @@ class Journal:
 
         async def work(tx: Transaction) -> None:
             if not await self._are_there(tx, said, before):
-                await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
+                await fences.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
 
         await self._written(work, None)
 
@@ -221,7 +224,7 @@ class Journal:
         """
 
         async def both(tx: Transaction) -> None:
-            await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch)
+            await fences.advance(tx, task_id=self._task.id, epoch=self._epoch)
             await work(tx)
 
         await self.commit(both)
@@ -296,7 +299,7 @@ class Journal:
                 return
 
         async def work(tx: Transaction) -> bool:
-            stop = await tasks.wished_stop(tx, task_id=self._task.id, epoch=self._epoch)
+            stop = await fences.wished_stop(tx, task_id=self._task.id, epoch=self._epoch)
             then, how = under_stop(after, ending, stop)
             over = Over(ending=how, output=output, error=because(how) or error, broken=broken)
             if how is ending:
@@ -304,7 +307,7 @@ class Journal:
             else:
                 over = replace(over, output=None, broken=None)
             if said:
-                await tasks.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
+                await fences.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
             if printed:
                 await logs.append(
                     tx,
@@ -314,7 +317,7 @@ class Journal:
                     pieces=printed,
                 )
             if then.state is TaskState.QUEUED:
-                await tasks.requeue(
+                await endings.requeue(
                     tx,
                     task_id=self._task.id,
                     epoch=self._epoch,
@@ -326,7 +329,7 @@ class Journal:
                 )
                 return True
             if then.state is TaskState.WAITING:
-                await tasks.wait(
+                await waiting.wait(
                     tx,
                     task_id=self._task.id,
                     epoch=self._epoch,
@@ -334,7 +337,7 @@ class Journal:
                     wait_seconds=self._terms.limits.wait_seconds,
                 )
                 return True
-            await tasks.finish(
+            await endings.finish(
                 tx,
                 task_id=self._task.id,
                 epoch=self._epoch,

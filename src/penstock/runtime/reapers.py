@@ -27,7 +27,7 @@ from penstock.kit.clock import steady_seconds
 from penstock.kit.loops import Loop
 from penstock.rules.tasks import After, after_attempt, because, handed_back, under_stop
 from penstock.runtime.heartbeats import LEASE_SECONDS
-from penstock.store import Store, Transaction, tasks, workers
+from penstock.store import Store, Transaction, endings, fences, tasks, workers
 from penstock.store.workers import Registered
 
 log = logging.getLogger(__name__)
@@ -144,10 +144,10 @@ async def given_back(tx: Transaction, *, task: Task) -> None:
 
 async def _end(tx: Transaction, task: Task, after: After, error: dict[str, str]) -> None:
     with contextlib.suppress(Stale):  # its attempt, or another server's reaper, was faster
-        stop = await tasks.wished_stop(tx, task_id=task.id, epoch=task.epoch)
+        stop = await fences.wished_stop(tx, task_id=task.id, epoch=task.epoch)
         after, ending = under_stop(after, Ending.LOST, stop)
         if after.state is TaskState.QUEUED:
-            await tasks.requeue(
+            await endings.requeue(
                 tx,
                 task_id=task.id,
                 epoch=task.epoch,
@@ -157,7 +157,7 @@ async def _end(tx: Transaction, task: Task, after: After, error: dict[str, str])
                 why={"outcome": ending.value, "error": error},
             )
         else:
-            await tasks.finish(
+            await endings.finish(
                 tx,
                 task_id=task.id,
                 epoch=task.epoch,

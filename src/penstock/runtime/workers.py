@@ -40,7 +40,7 @@ from penstock.runtime.sources import Sources
 from penstock.runtime.variables import Variables
 from penstock.runtime.wardens import Wardens
 from penstock.runtime.zygotes import Zygotes
-from penstock.store import Store, Transaction, tasks, workers
+from penstock.store import Store, Transaction, claims, tasks, workers
 
 log = logging.getLogger(__name__)
 
@@ -230,15 +230,15 @@ class Worker:
         worker_id, turns = self.id, self._turns
 
         async def work(tx: Transaction) -> list[Claim]:
-            return await tasks.claim(tx, worker_id=worker_id, limit=free, turns=turns)
+            return await claims.claim(tx, worker_id=worker_id, limit=free, turns=turns)
 
-        claims = await self._store.transact(work)
-        self._turns = after_claims(turns, claims)
+        taken = await self._store.transact(work)
+        self._turns = after_claims(turns, taken)
         if worker_id != self.id:
             return True  # taken under a name that was buried meanwhile: a reaper gives them back
-        for claim in claims:
+        for claim in taken:
             self._begin(claim)
-        return len(claims) == free
+        return len(taken) == free
 
     async def _look_for_unknown(self) -> None:
         """Give back what is owned and not known here.

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.domain.errors import Stale
 from penstock.domain.tasks import Ending, TaskState
-from penstock.store import tasks
+from penstock.store import endings, fences
 from penstock.store.transaction import Transaction, Value
 
 Rows = Sequence[tuple[str, Sequence[Mapping[str, Value]]]]  # a query, and what it is run with
@@ -41,7 +41,7 @@ class Completion:
     """The end of a task that gives an output, and its session's account of it.
 
     It is refused as stale if somebody wants the task stopped, or if the task takes anything of its
-    session along: such an end has more to do, and is a unit of work (``tasks.finish``).
+    session along: such an end has more to do, and is a unit of work (``endings.finish``).
     """
 
     output: Any
@@ -79,11 +79,11 @@ async def apply(tx: Transaction, commit: Commit) -> int:
         Conflict: the step is on record already.
     """
     step, completion = commit.step, commit.completion
-    if completion is not None and await tasks.wished_stop(
+    if completion is not None and await fences.wished_stop(
         tx, task_id=commit.task_id, epoch=commit.epoch
     ):
         raise stale(commit)
-    number = await tasks.advance(
+    number = await fences.advance(
         tx,
         task_id=commit.task_id,
         epoch=commit.epoch,
@@ -103,7 +103,7 @@ async def apply(tx: Transaction, commit: Commit) -> int:
     for query, parameters in commit.rows(number):
         await tx.execute_many(query, parameters)
     if completion is not None:
-        await tasks.finish(
+        await endings.finish(
             tx,
             task_id=commit.task_id,
             epoch=commit.epoch,

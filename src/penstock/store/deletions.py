@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from penstock.store import checkpoints, tasks
+from penstock.store import checkpoints, endings
 from penstock.store.transaction import Transaction
 
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
@@ -35,7 +35,7 @@ async def stop(tx: Transaction, session_id: str, *, task_id: str | None = None) 
     else:
         await tx.execute("deletions.request_task", id=task_id)
     for one in await live(tx, session_id, task_id=task_id):
-        await tasks.cancel(tx, one)
+        await endings.cancel(tx, one)
     return not await live(tx, session_id, task_id=task_id)
 
 

@@ -14,6 +14,8 @@ from penstock.store.transaction import Transaction, Value
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
+EventItem = tuple[str, Any]  # kind, data
+
 
 def text(data: Any) -> str:
     """An event's data as it is kept."""
@@ -22,7 +24,7 @@ def text(data: Any) -> str:
 
 def finished(
     state: TaskState, outcome: str | None, *, output: Any = None, error: Any = None
-) -> tuple[str, Any]:
+) -> EventItem:
     """The last event of a task: its kind and its data."""
     said: dict[str, Any] = {"state": state.value, "outcome": outcome}
     if state is TaskState.COMPLETED:
@@ -35,7 +37,7 @@ def finished(
 
 
 def rows(
-    *, task_id: str, epoch: int, last: int, said: Sequence[tuple[str, Any]]
+    *, task_id: str, epoch: int, last: int, said: Sequence[EventItem]
 ) -> list[dict[str, Value]]:
     """What ``events.add`` is run with for events whose last one has the number ``last``."""
     return [
@@ -45,7 +47,7 @@ def rows(
 
 
 async def append(
-    tx: Transaction, *, task_id: str, epoch: int, last: int, said: Sequence[tuple[str, Any]]
+    tx: Transaction, *, task_id: str, epoch: int, last: int, said: Sequence[EventItem]
 ) -> None:
     """Keep events of (kind, data) whose last one has the sequence number ``last``.
 

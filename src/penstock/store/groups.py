@@ -19,7 +19,7 @@ import msgspec
 
 from penstock.domain.errors import Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState
-from penstock.store import events, tasks, workflows
+from penstock.store import endings, events, workflows
 from penstock.store.commits import Commit, stale
 from penstock.store.transaction import Row, Transaction, Value, Work
 from penstock.store.workflows import Beginning
@@ -296,7 +296,7 @@ async def _all(tx: Transaction, group: list[_Member]) -> Sequence[Row]:
 
 
 async def _settle(tx: Transaction, ended: list[tuple[_Member, Row]]) -> None:
-    """Do for tasks that have ended what ``tasks.finish`` does behind the end itself."""
+    """Do for tasks that have ended what ``endings.finish`` does behind the end itself."""
     accounted: list[tuple[str, int, int]] = []
     closing: list[str] = []
     for member, row in ended:
@@ -320,4 +320,4 @@ async def _settle(tx: Transaction, ended: list[tuple[_Member, Row]]) -> None:
     if await tx.execute("commits.promote", sessions=held):
         tx.notify("queue", "")  # the next of a session may begin
     for session_id in closing:
-        await tasks.close_with_last(tx, session_id)
+        await endings.close_with_last(tx, session_id)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock.domain.tasks import WORKFLOWS, Claim
-from penstock.store import tasks
+from penstock.store import claims, fences, tasks
 from penstock.store.transaction import Transaction
 
 _encode = msgspec.json.Encoder().encode
@@ -108,7 +108,7 @@ async def claim(
     tx: Transaction, *, worker_id: str, functions: Sequence[str], limit: int
 ) -> list[Claim]:
     """Take over up to ``limit`` workflows of these functions that have lost their process."""
-    await tasks.ripen(tx)
+    await claims.ripen(tx)
     rows = await tx.fetch_all(
         "workflows.claim",
         worker_id=worker_id,
@@ -118,7 +118,7 @@ async def claim(
     )
     found = [Claim(task=tasks.record(row), epoch=row["epoch"]) for row in rows]
     for claim in found:
-        await tasks.advance(
+        await fences.advance(
             tx,
             task_id=claim.task.id,
             epoch=claim.epoch,
