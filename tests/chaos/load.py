@@ -16,7 +16,11 @@ from cluster import Cluster
 from ledger import Ledger
 from projects import CALLS, STEPS, TOOLS, write
 
+from waiting import wait_until
+
 CUSTOMERS = 24
+PATIENCE_SECONDS = 60.0
+STANDSTILL = "nothing gets on any more"
 PERSON_SECONDS = 2.0  # that a person takes; what is on its way arrives meanwhile
 
 
@@ -46,6 +50,19 @@ class Load:
                 self._over.set()
             for one in coming:
                 one.result()
+
+    def await_ends(self, number: int) -> None:
+        """Wait until more tasks have ended."""
+        wanted = len(self.ended) + number
+        wait_until(lambda: len(self.ended) >= wanted, PATIENCE_SECONDS, otherwise=STANDSTILL)
+
+    def await_end_of(self, agent: str) -> dict:
+        """The first task of an agent that has ended, as it ended."""
+
+        def first():
+            return next((task for _, of, task in tuple(self.ended) if of == agent), None)
+
+        return wait_until(first, PATIENCE_SECONDS, otherwise=STANDSTILL)
 
     def _judge(self, name: str, question) -> dict:
         """What a person says of an interrupted call: whoever was called knows whether it was."""

@@ -38,10 +38,10 @@ def test_the_server_is_killed_in_its_commits(tmp_path, capsys):
             for number in range(4 * TIMES):
                 call = CALLS[number % 2]
                 nth = chance.randint(1, 40)
-                await_ends(load, 3)
+                load.await_ends(3)
                 kills.append(killed_at(cluster.servers[0], call, nth, outside.ledger))
                 where[call] += 1
-            await_ends(load, 3)
+            load.await_ends(3)
         names = check(cluster, outside.ledger, load.ended, kills)
     with capsys.disabled():
         print(f"\n{len(names)} tasks, the server killed as it began a system call: {dict(where)}")
@@ -62,14 +62,6 @@ def tracing(pid, call, nth):
     finally:
         tracer.terminate()
         tracer.communicate()
-
-
-def await_ends(load, number):
-    """Wait until more tasks have ended."""
-    before, by = len(load.ended), time.monotonic() + PATIENCE_SECONDS
-    while len(load.ended) < before + number:
-        assert time.monotonic() < by, "nothing gets on any more"
-        time.sleep(0.05)
 
 
 def killed_at(server, call, nth, ledger):

@@ -17,6 +17,7 @@ from cluster import Cluster
 from small_agents import SmallAgent
 
 from penstock.domain.errors import Conflict
+from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -124,10 +125,7 @@ def count(cluster, condition):
 
 def until(holds):
     """Wait for something; when it came true."""
-    by = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < by
-        time.sleep(0.05)
+    wait_until(holds, PATIENCE_SECONDS)
     return time.monotonic()
 
 

@@ -15,10 +15,11 @@ from cluster import Cluster
 from commit_proxy import CommitProxy
 from killers import Kill
 from ledger import LedgerServer
-from load import Load, check
+from load import STANDSTILL, Load, check
 
 from postgres_server import PostgresServer
 from server_process import providers
+from waiting import wait_until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(900)]
 
@@ -51,11 +52,12 @@ def under_load(folder, urls, *, customers=12, kills=()):
 
 def some_work(ledger, seconds=60):
     """Wait until more calls have been answered."""
-    before = sum(map(len, ledger.answered.values()))
-    until = time.monotonic() + seconds
-    while sum(map(len, ledger.answered.values())) < before + 10:
-        assert time.monotonic() < until, "nothing gets on any more"
-        time.sleep(0.05)
+
+    def answered():
+        return sum(map(len, tuple(ledger.answered.values())))
+
+    wanted = answered() + 10
+    wait_until(lambda: answered() >= wanted, seconds, otherwise=STANDSTILL)
 
 
 def test_postgresql_is_stopped_at_once_and_comes_back(postgres, tmp_path):

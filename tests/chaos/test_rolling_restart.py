@@ -22,6 +22,7 @@ from projects import SUPPORT
 
 from penstock.domain.errors import PenstockError
 from server_process import ServerProcess
+from waiting import wait_until
 
 ROUNDS = int(os.environ.get("PENSTOCK_CHAOS_ROUNDS", "2"))
 DRAIN_SECONDS = 3.0
@@ -99,10 +100,11 @@ class Customers:
 
     def await_release(self, release):
         """Wait until a conversation with a release has ended."""
-        until = time.monotonic() + 120
-        while not any(talked[0][1]["release"] == release for _, talked in tuple(self.done)):
-            assert time.monotonic() < until
-            time.sleep(0.1)
+
+        def talked_with():
+            return any(talked[0][1]["release"] == release for _, talked in tuple(self.done))
+
+        wait_until(talked_with, 120)
 
     def _talk(self, number):
         session = self._ask(lambda client: client.create_session("talker"))["id"]

@@ -50,7 +50,7 @@ def test_a_storm_of_sigterms_loses_nothing(url, tmp_path, capsys):
         load = Load(cluster, tmp_path, outside, customers=12)
         with load.running():
             for number in range(TIMES):
-                await_ends(load, 10)
+                load.await_ends(10)
                 server = cluster.servers[number % servers]
                 pid, begun = server.process.pid, time.monotonic()
                 for _ in range(SIGNALS):
@@ -60,21 +60,13 @@ def test_a_storm_of_sigterms_loses_nothing(url, tmp_path, capsys):
                 took.append(time.monotonic() - begun)
                 check_handed_back(cluster.query, pid)
                 server.start()
-            await_ends(load, 10)
+            load.await_ends(10)
         names = check(cluster, outside.ledger, load.ended)
         crashed = cluster.query("select id from tasks where crashes > 0 or losses > 0")
         assert not crashed, "an attempt that was handed back counts as one that was lost"
     assert cluster.refused.keys() <= {"unavailable"}
     with capsys.disabled():
         print(f"\n{len(names)} tasks; a server told {SIGNALS} times ended after {took[0]:.1f} s")
-
-
-def await_ends(load, number):
-    """Wait until more tasks have ended."""
-    before, by = len(load.ended), time.monotonic() + PATIENCE_SECONDS
-    while len(load.ended) < before + number:
-        assert time.monotonic() < by, "nothing gets on any more"
-        time.sleep(0.05)
 
 
 def check_handed_back(query, pid):

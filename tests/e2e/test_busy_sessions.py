@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import time
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +15,7 @@ import pytest
 from penstock.cli.projects import packed
 from penstock.domain.errors import Conflict
 from server_process import ServerProcess
+from waiting import wait_until
 
 SUPPORT = Path(__file__).resolve().parents[2] / "examples" / "support"
 
@@ -132,10 +132,7 @@ class Conversation:
 
     def in_the_middle(self, name):
         """Waits until a message is in the middle of its second step."""
-        until = time.monotonic() + 90
-        while not (self.folder / f"{name}.slow").exists():
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_until((self.folder / f"{name}.slow").exists, 90)
 
     def ended(self, task):
         return self.there.wait_for_task(task, seconds=60)

@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from penstock.client import Client
 from penstock.domain.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from server_process import KEY, ServerProcess
+from waiting import wait_until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "support"
 
@@ -287,15 +287,10 @@ def test_whoever_waits_for_a_task_goes_on_over_a_restart(tmp_path):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         with server.client() as client, ThreadPoolExecutor() as threads:
-            until = time.monotonic() + 60
-            while not (found := client.tasks(state="running")["items"]):
-                assert time.monotonic() < until
-                time.sleep(0.02)
+            found = wait_until(lambda: client.tasks(state="running")["items"], 60)
             given = threads.submit(client.wait_for_task, found[0]["id"], seconds=60)
             made = threads.submit(client.create_task, agent="held", input=str(gate), wait=60)
-            while len(client.tasks(state="running")["items"]) < 2:
-                assert time.monotonic() < until
-                time.sleep(0.02)
+            wait_until(lambda: len(client.tasks(state="running")["items"]) >= 2, 60)
             server.stop()
             # Both are given their task as it is, no error.
             assert {given.result()["state"], made.result()["state"]} <= {"queued", "running"}

@@ -13,6 +13,7 @@ from penstock.cli.projects import packed
 from penstock.domain.errors import PenstockError
 from postgres_server import PostgresServer
 from server_process import ServerProcess
+from waiting import wait_until
 
 CODE = """
 import os
@@ -155,10 +156,11 @@ def test_what_a_server_writes_that_was_stopped_beyond_its_lease_changes_nothing(
     found = ended(other, task)
     before = events(other, task)
     os.kill(one.process.pid, signal.SIGCONT)
-    until = time.monotonic() + 30
-    while any(lives(attempt) for attempt in attempts):
-        assert time.monotonic() < until, "an attempt outlives its lease"
-        time.sleep(0.05)
+    wait_until(
+        lambda: not any(lives(attempt) for attempt in attempts),
+        30,
+        otherwise="an attempt outlives its lease",
+    )
     one.await_answer()
     assert events(one, task) == before
     assert ended(one, task) == found

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +17,7 @@ from penstock.cli.projects import packed
 from postgres_database import fresh_database
 from postgres_server import services
 from server_process import ServerProcess
+from waiting import wait_until
 
 pytestmark = pytest.mark.postgres
 
@@ -112,10 +112,7 @@ async def test_two_servers_share_a_pooler_and_take_over_from_each_other(database
                 ]
                 doomed = client.create_task(agent="slow", input={"number": 0, "seconds": 300})["id"]
             with other.client() as client:
-                until = time.monotonic() + 60
-                while client.task(doomed)["state"] != "running":
-                    assert time.monotonic() < until
-                    time.sleep(0.1)
+                wait_until(lambda: client.task(doomed)["state"] == "running", 60)
                 client.cancel_task(doomed)
                 assert client.wait_for_task(doomed, seconds=60)["state"] == "cancelled"
             assert await connections(database) <= CONNECTIONS

@@ -19,6 +19,7 @@ from penstock.client import Client
 from penstock.domain.errors import Invalid, NotFound
 from postgres_database import fresh_database
 from server_process import KEY, ServerProcess
+from waiting import wait_until
 
 CODE = """
 import json, os, time, urllib.request
@@ -262,10 +263,7 @@ def test_a_cancelled_call_leaves_its_provider_at_once(server, hanging):
     with server.client() as client:
         before = len(calls)
         task = client.create_task(agent="walker", input={"what": "ask"})["id"]
-        until = time.monotonic() + 30
-        while len(calls) == before:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: len(calls) > before, 30)
         client.cancel_task(task)
         assert calls[-1].wait(10)
         assert client.wait_for_task(task, seconds=20)["state"] == "cancelled"

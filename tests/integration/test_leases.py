@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 from test_runtime import World, at_second_step
-from zygote_harness import is_alive, wait_until
+from zygote_harness import is_alive
 
 from penstock.actions.signing import SigningActions
 from penstock.domain.tasks import TaskState
@@ -25,6 +25,7 @@ from penstock.store import Store, endings
 from penstock.store import workers as rows
 from postgres_server import PostgresServer
 from rollout_world import release
+from waiting import wait_until
 
 BEAT, SELF_STOP, LEASE = 0.5, 1.5, 2.0
 

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 from test_runtime import World
-from zygote_harness import is_alive, wait_until
+from zygote_harness import is_alive
 
 from penstock.actions.agents import AgentActions
 from penstock.actions.signing import SigningActions
@@ -17,6 +17,7 @@ from penstock.drivers.signing.files import FileKeys
 from penstock.runtime import procfs
 from penstock.store import deployments, environments, events, logs, steps
 from rollout_world import ADA, AGENT, ENVIRONMENT, release
+from waiting import wait_until
 
 CODE = """
 import ctypes, os, re, signal, sys, threading, time

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 
 import pytest
-from zygote_harness import SOURCE, is_alive, wait_until
+from zygote_harness import SOURCE, is_alive
 
 from penstock.actions.signing import SigningActions
 from penstock.domain.errors import BuildFailed
@@ -20,6 +20,7 @@ from penstock.drivers.signing.files import FileKeys
 from penstock.runtime.workers import Worker
 from penstock.store import Store, claims, endings, logs, sessions, steps, tasks
 from rollout_world import AGENT, ENVIRONMENT, release
+from waiting import wait_until
 
 CODE = """
 import os, sys, threading, time

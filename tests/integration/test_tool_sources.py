@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from zygote_harness import is_alive, wait_until
+from zygote_harness import is_alive
 
 import mcp_server
 from penstock.domain.errors import Invalid, Unavailable
@@ -19,6 +19,7 @@ from penstock.drivers.tools.mcp import McpServer as McpSource
 from penstock.drivers.tools.openapi import OpenApiFile, OpenApiUrl
 from penstock.rules.releases import digest_json
 from penstock.rules.tool_drift import compare
+from waiting import wait_until
 
 SECRET = "s3cret-0f-the-crm"
 HEADERS = {"Authorization": f"Bearer {SECRET}"}

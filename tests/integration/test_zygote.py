@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from zygote_harness import SOURCE, Records, ZygoteProcess, is_alive, wait_until
+from zygote_harness import SOURCE, Records, ZygoteProcess, is_alive
+
+from waiting import wait_until
 
 MB = 1 << 20
 

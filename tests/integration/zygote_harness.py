@@ -304,11 +304,3 @@ def is_alive(pid):
     except OSError:
         return False
     return state not in "ZX"
-
-
-def wait_until(condition, seconds=10.0):
-    """Wait for something that happens by itself."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "this took too long"
-        time.sleep(0.02)
