@@ -81,13 +81,14 @@ def test_a_full_disk_refuses_what_is_new_and_heals(place, request, tmp_path, cap
         ) as cluster,
     ):
         load = Load(cluster, tmp_path, outside, customers=8)
-        visitor = Visitor(cluster, disk, load, may_be_down=place == "everything")
         with load.running():
+            old = load.await_end_of("plain")
+            visitor = Visitor(cluster, disk, load, old, may_be_down=place == "everything")
             for number in range(TIMES):
-                await_ends(load, 10)
+                load.await_ends(10)
                 with full(disk, postgres):
                     visitor.visit(f"r{number}")
-                await_ends(load, 10)
+                load.await_ends(10)
         visitor.leave()
         names = check(cluster, outside.ledger, load.ended)
     faults = {code: count for code, count in cluster.refused.items() if code != "unavailable"}
@@ -114,20 +115,14 @@ def full(disk, postgres):
             postgres.restart()  # it ends when it cannot write, and whoever watches starts it again
 
 
-def await_ends(load, number):
-    """Wait until more tasks have ended."""
-    before, by = len(load.ended), time.monotonic() + PATIENCE_SECONDS
-    while len(load.ended) < before + number:
-        assert time.monotonic() < by, "nothing gets on any more"
-        time.sleep(0.05)
-
-
 class Visitor:
-    """Asks for new tasks and for old ones while the disk is full."""
+    """Asks for new tasks, and for an old one, while the disk is full."""
 
-    def __init__(self, cluster, disk, load, *, may_be_down):
+    def __init__(self, cluster, disk, load, old, *, may_be_down):
         self.taken = []  # names of tasks that were acknowledged all the same
-        self.read = self.refused = 0
+        self.refused = 0
+        self.read = 0  # how often the old task could be read after a refusal
+        self._old = old
         self.said = Counter()  # how the servers called themselves after a refusal
         self._names = []
         self._cluster = cluster
@@ -143,9 +138,10 @@ class Visitor:
             for server in self._cluster.servers:
                 with server.client() as client:
                     refused = self._create(client, f"{name}.{server.port}.{number}")
+                    read = self._read(client)
                     if refused:
                         self.said[self._ready(client)] += 1
-                    self._read(client)
+                        self.read += read
                     if refused and until is None:
                         until = time.monotonic() + FULL_SECONDS
             if until is not None and time.monotonic() > until:
@@ -169,10 +165,8 @@ class Visitor:
         return False
 
     def _read(self, client):
-        plain = [task for _, agent, task in tuple(self._load.ended) if agent == "plain"]
-        if not plain:
-            return
-        task = plain[0]
+        """Whether the old task can be read, with all that is known of it."""
+        task = self._old
         try:
             assert client.task(task["id"])["output"] == task["output"]
             assert client.tasks(limit=5)["items"]
@@ -180,9 +174,9 @@ class Visitor:
         except Unavailable:
             if not self._may_be_down:
                 raise
-            return
+            return False
         assert streamed.count("step") == 5, streamed
-        self.read += 1
+        return True
 
     def _ready(self, client):
         """What it says of itself: it may be down, or can be read; it is not ready."""
