@@ -135,9 +135,7 @@ async def test_a_step_on_record_is_refused_alone(store, owned):
 
 
 async def test_what_cannot_be_written_is_its_own_error(store, owned):
-    def broken(_number):
-        return [("logs.add", [{"task_id": "task_2"}])]
-
+    broken = [("logs.add", [{"task_id": "task_2"}])]
     bad = Commit(task_id="task_2", epoch=1, said=[("x", 1)], rows=broken)
     mute = Commit(task_id="task_4", epoch=1, said=[("x", object())])
     answers = await together(store, step(1), bad, step(3), mute)
@@ -148,10 +146,8 @@ async def test_what_cannot_be_written_is_its_own_error(store, owned):
 
 
 async def test_rows_belong_to_their_step(store, owned):
-    def rows(number):
-        line = {"task_id": "task_1", "epoch": 1, "stream": "stdout", "text": "t"}
-        return [("logs.add", [{**line, "number": number}, {**line, "number": number + 1}])]
-
+    line = {"task_id": "task_1", "epoch": 1, "stream": "stdout", "text": "t"}
+    rows = [("logs.add", [{**line, "number": 1}, {**line, "number": 2}])]
     whole = Commit(task_id="task_1", epoch=1, step=step(1).step, rows=rows)
     assert await together(store, whole, step(2)) == [1, 1]
     found = await store.read(partial(logs_of, "task_1"))

@@ -50,7 +50,7 @@ async def place(store, digest, number, session="ses_1"):
     )
 
     async def work(tx):
-        for query, rows in commit.rows(0):
+        for query, rows in commit.rows:
             await tx.execute_many(query, rows)
 
     await store.transact(work)

@@ -36,7 +36,7 @@ from penstock.store import (
     waiting,
 )
 from penstock.store.checkpoints import Checkpoint, Write
-from penstock.store.commits import Completion, always
+from penstock.store.commits import Completion
 
 log = logging.getLogger(__name__)
 
@@ -364,7 +364,7 @@ class Journal:
             epoch=self.epoch,
             said=said,
             completion=completion,
-            rows=always([("logs.add", lines)] if lines else ()),
+            rows=[("logs.add", lines)] if lines else (),
         )
 
         async def write() -> bool:

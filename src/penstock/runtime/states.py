@@ -136,7 +136,7 @@ class _Desk:
             stored=stored,
             writes=writes,
         )
-        self._rows += commit.rows(0)
+        self._rows += commit.rows
         self.remember(checkpoint, seal)
 
     async def commit_writes(
@@ -151,7 +151,7 @@ class _Desk:
             epoch=self.epoch,
             stored=stored,
         )
-        self._rows += commit.rows(0)
+        self._rows += commit.rows
 
     async def commit(self, work: Work[None]) -> None:  # noqa: ARG002 - refused whatever it is
         """Refuse: an edit consists of checkpoints.

@@ -17,7 +17,7 @@ from penstock.store.checkpoint_rows import (
     Write,
     checkpoint_fields,
     contents,
-    contents_row,
+    contents_rows,
     insert,
     keys_of,
     verified_write,
@@ -94,7 +94,7 @@ async def copy(
         used += keys_of(write)
     if used and to_session_id != session_id:
         stored = await contents(tx, session_id, list(dict.fromkeys(used)))
-        await tx.execute("checkpoints.put_contents", **contents_row(to_session_id, stored))
+        await tx.execute_many("checkpoints.put_content", contents_rows(to_session_id, "", stored))
     return len(seals)
 
 

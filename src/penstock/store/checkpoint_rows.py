@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from penstock.domain.errors import Damaged
 from penstock.rules.checkpoints import TABLE, Sealer, Slots, folded, key_of, keys_of_value
 from penstock.store.transaction import Row, Transaction, Value
@@ -16,7 +14,6 @@ _HINT = (
     "Restore the session from a backup, or begin a new one. Penstock alone writes these rows:"
     " somebody changed the database, or it was put together from several."
 )
-_lengths = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,14 +142,14 @@ def write_row(
     }
 
 
-def contents_row(session_id: str, stored: Mapping[bytes, bytes]) -> dict[str, Value]:
-    """Contents by their keys, all in one piece."""
-    return {
-        "session_id": session_id,
-        "keys": b"".join(stored),
-        "data": b"".join(stored.values()),
-        "lengths": _lengths([len(data) for data in stored.values()]).decode(),
-    }
+def contents_rows(
+    session_id: str, task_id: str, stored: Mapping[bytes, bytes]
+) -> list[dict[str, Value]]:
+    """Contents by their keys, as rows of ``checkpoints.put_content``."""
+    return [
+        {"session_id": session_id, "task_id": task_id, "key": key, "data": data}
+        for key, data in stored.items()
+    ]
 
 
 async def contents(tx: Transaction, session_id: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:

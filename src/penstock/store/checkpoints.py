@@ -36,7 +36,7 @@ from penstock.store.checkpoint_rows import (
     Sealed,
     Write,
     contents,
-    contents_row,
+    contents_rows,
     keys_of,
     row_of,
     verified_write,
@@ -118,9 +118,7 @@ def of(
     before = _rows(sealer, session_id, checkpoint.task_id, epoch, writes, stored or {})
     step = Step(key=step_key(checkpoint), kind="checkpoint", output="null")
     rows = [*before, ("checkpoints.put", [row])]
-    commit = Commit(
-        task_id=checkpoint.task_id, epoch=epoch, said=said, step=step, rows=lambda _: rows
-    )
+    commit = Commit(task_id=checkpoint.task_id, epoch=epoch, said=said, step=step, rows=rows)
     return commit, seal
 
 
@@ -139,7 +137,7 @@ def of_writes(
         Damaged: a content is not what its key says.
     """
     rows = _rows(sealer, session_id, task_id, epoch, writes, stored or {})
-    return Commit(task_id=task_id, epoch=epoch, rows=lambda _: rows)
+    return Commit(task_id=task_id, epoch=epoch, rows=rows)
 
 
 async def base(
@@ -267,7 +265,7 @@ def _rows(
             raise Damaged("a content is not what its key says")
     rows: dict[str, list[dict[str, Value]]] = {}
     if stored:
-        rows["checkpoints.put_contents"] = [contents_row(session_id, stored)]
+        rows["checkpoints.put_content"] = contents_rows(session_id, task_id, stored)
     for write in writes:
         query, row = write_row(sealer, session_id, write, task_id=task_id, epoch=epoch)
         rows.setdefault(query, []).append(row)

@@ -6,7 +6,7 @@ own fence: a stale one is refused and its neighbours do not notice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,6 @@ from penstock.store import endings, fences
 from penstock.store.transaction import Transaction, Value
 
 Rows = Sequence[tuple[str, Sequence[Mapping[str, Value]]]]  # a query, and what it is run with
-
-
-def _nothing(_: int) -> Rows:
-    return ()
-
-
-def always(rows: Rows) -> Callable[[int], Rows]:
-    """Rows that do not depend on the number of steps."""
-    return (lambda _: rows) if rows else _nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,22 +44,19 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """Events, at most one step, the end if it is one, and rows that belong to it.
-
-    ``rows`` is asked for them with the number of the task's committed steps, this one included.
-    """
+    """Events, at most one step, the end if it is one, and rows that belong to it."""
 
     task_id: str
     epoch: int
     said: Sequence[tuple[str, Any]] = ()  # events: kind, data
     step: Step | None = None
     completion: Completion | None = None
-    rows: Callable[[int], Rows] = _nothing
+    rows: Rows = ()
 
     @property
     def plain(self) -> bool:
         """Whether the task, events and the step are all that is written."""
-        return self.rows is _nothing and not (self.completion and self.completion.accounted)
+        return not self.rows and not (self.completion and self.completion.accounted)
 
 
 async def apply(tx: Transaction, commit: Commit) -> int:
@@ -100,7 +88,7 @@ async def apply(tx: Transaction, commit: Commit) -> int:
             kind=step.kind,
             output=step.output,
         )
-    for query, parameters in commit.rows(number):
+    for query, parameters in commit.rows:
         await tx.execute_many(query, parameters)
     if completion is not None:
         await endings.finish(

@@ -21,6 +21,7 @@ from penstock.domain.errors import Unavailable
 from penstock.domain.tasks import Claim, Ending, TaskState
 from penstock.store import endings, events, workflows
 from penstock.store.commits import Commit, stale
+from penstock.store.group_rows import FOLDED, folded, folds
 from penstock.store.transaction import Row, Transaction, Value, Work
 from penstock.store.workflows import Beginning
 
@@ -43,6 +44,18 @@ class _Member:
     @property
     def task_id(self) -> str:
         return self.commit.task_id
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it is a checkpoint's, or of what nodes wrote."""
+        return folds(self.commit)
+
+    @property
+    def single(self) -> bool:
+        """Whether one statement writes it."""
+        return self.commit.plain or (
+            self.keeps and all(query in FOLDED for query, _ in self.commit.rows)
+        )
 
 
 @dataclass(eq=False, slots=True)
@@ -173,8 +186,11 @@ class Groups:
             begun = await workflows.begin_all(tx, [one.beginning for one in openings])
             return begun, await _apply(tx, members)
 
-        plain = all(member.commit.plain for member in members)
-        single = plain and not (members and openings)
+        single = (
+            all(member.single for member in members)
+            and len({member.keeps for member in members}) <= 1
+            and not (members and openings)
+        )
         with _answering(group):
             try:
                 begun, passed = await (self._single if single else self._transact)(work)
@@ -226,27 +242,41 @@ async def _apply(tx: Transaction, group: list[_Member]) -> dict[str, int]:
     Raises:
         Conflict: a step is on record already; nothing was written.
     """
-    if not group:
-        return {}
-    if len(group) == 1 and group[0].commit.completion is None:
-        passed = await _single(tx, group[0])
-    else:
-        passed = await _all(tx, group)
+    keeping = [member for member in group if member.keeps]
+    others = [member for member in group if not member.keeps]
+    passed = [*(await _keep(tx, keeping)), *(await _write_others(tx, others))]
     rows = {str(row["id"]): row for row in passed}
     together: dict[str, list[Mapping[str, Value]]] = {}
     for member in group:
-        row = rows.get(member.task_id)
-        if row is None:
+        if member.task_id not in rows:
             continue
         if member.said:
             tx.notify("task", member.task_id)
-        for query, parameters in member.commit.rows(int(row["steps"])):
-            together.setdefault(query, []).extend(parameters)
+        for query, parameters in member.commit.rows:
+            if query not in FOLDED or not member.keeps:
+                together.setdefault(query, []).extend(parameters)
     for query, parameters in together.items():
         await tx.execute_many(query, parameters)
     ended = [one for one in group if one.commit.completion is not None and one.task_id in rows]
     await _settle(tx, [(one, rows[one.task_id]) for one in ended])
     return {task_id: int(row["steps"]) for task_id, row in rows.items()}
+
+
+async def _keep(tx: Transaction, group: list[_Member]) -> Sequence[Row]:
+    """Write commits with the rows of checkpoints, in one statement."""
+    if not group:
+        return ()
+    return await tx.fetch_all(
+        "commits.keep", **_told(group), **folded([member.commit for member in group])
+    )
+
+
+async def _write_others(tx: Transaction, group: list[_Member]) -> Sequence[Row]:
+    if not group:
+        return ()
+    if len(group) == 1 and group[0].commit.completion is None:
+        return await _single(tx, group[0])
+    return await _all(tx, group)
 
 
 async def _single(tx: Transaction, member: _Member) -> Sequence[Row]:
@@ -266,33 +296,40 @@ async def _single(tx: Transaction, member: _Member) -> Sequence[Row]:
 
 
 async def _all(tx: Transaction, group: list[_Member]) -> Sequence[Row]:
+    ends = [member.commit.completion for member in group]
+    return await tx.fetch_all(
+        "commits.apply",
+        **_told(group),
+        ends=[0 if end is None else 1 for end in ends],
+        task_outputs=[member.output for member in group],
+        crashes=[0 if end is None else end.crashes for end in ends],
+        losses=[0 if end is None else end.losses for end in ends],
+    )
+
+
+def _told(group: list[_Member]) -> dict[str, Sequence[Value]]:
+    """The fences, the events and the steps of commits, column by column."""
     commits = [member.commit for member in group]
-    ends = [commit.completion for commit in commits]
     said = [
         (member.task_id, place, kind, text)
         for member in group
         for place, (kind, text) in enumerate(member.said, 1)
     ]
     steps = [(commit.task_id, commit.step) for commit in commits if commit.step is not None]
-    return await tx.fetch_all(
-        "commits.apply",
-        tasks=[commit.task_id for commit in commits],
-        epochs=[commit.epoch for commit in commits],
-        steps=[0 if commit.step is None else 1 for commit in commits],
-        events=[len(member.said) for member in group],
-        ends=[0 if end is None else 1 for end in ends],
-        task_outputs=[member.output for member in group],
-        crashes=[0 if end is None else end.crashes for end in ends],
-        losses=[0 if end is None else end.losses for end in ends],
-        said_by=[task_id for task_id, _, _, _ in said],
-        places=[place for _, place, _, _ in said],
-        kinds=[kind for _, _, kind, _ in said],
-        data=[text for _, _, _, text in said],
-        step_of=[task_id for task_id, _ in steps],
-        keys=[step.key for _, step in steps],
-        step_kinds=[step.kind for _, step in steps],
-        outputs=[step.output for _, step in steps],
-    )
+    return {
+        "tasks": [commit.task_id for commit in commits],
+        "epochs": [commit.epoch for commit in commits],
+        "steps": [0 if commit.step is None else 1 for commit in commits],
+        "events": [len(member.said) for member in group],
+        "said_by": [task_id for task_id, _, _, _ in said],
+        "places": [place for _, place, _, _ in said],
+        "kinds": [kind for _, _, kind, _ in said],
+        "data": [text for _, _, _, text in said],
+        "step_of": [task_id for task_id, _ in steps],
+        "keys": [step.key for _, step in steps],
+        "step_kinds": [step.kind for _, step in steps],
+        "outputs": [step.output for _, step in steps],
+    }
 
 
 async def _settle(tx: Transaction, ended: list[tuple[_Member, Row]]) -> None:

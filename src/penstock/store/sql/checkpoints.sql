@@ -119,16 +119,9 @@ order by path, node_task, number;
 -- What nodes wrote on top of any checkpoint of a session.
 select * from checkpoint_writes where session_id = :session_id;
 
--- name: put_contents
--- Keep contents by their keys; all of them come in one piece, with their lengths.
-insert into checkpoint_contents (session_id, key, data)
-select :session_id, substr(:keys, 16 * each.number + 1, 16), substr(:data, each.start, each.length)
-from (
-  select key as number, value as length,
-         1 + sum(value) over (order by key) - value as start
-  from json_each(:lengths)
-) each
-where true
+-- name: put_content
+-- Keep a content by its key; what is there already stays.
+insert into checkpoint_contents (session_id, key, data) values (:session_id, :key, :data)
 on conflict (session_id, key) do nothing;
 
 -- name: contents

@@ -96,3 +96,107 @@ from (
   where not exists (select 1 from tasks f where f.session_id = g.session_id and f.place > 0)
 ) as free
 where t.id = free.next_id;
+
+-- name: keep
+-- What apply does for commits that hold checkpoints and what nodes wrote, and for no end: with the
+-- rows of checkpoints.put_content, write, overwrite and put of those that pass their fence.
+with given as (
+  select * from unnest(
+    cast(:tasks as text[]), cast(:epochs as bigint[]), cast(:steps as int[]), cast(:events as int[])
+  ) as g (task_id, epoch, steps, events)
+),
+passed as (
+  update tasks t
+  set steps = t.steps + g.steps, events = t.events + g.events,
+      losses = case when g.steps > 0 then 0 else t.losses end
+  from given g
+  where t.id = g.task_id and t.epoch = g.epoch and t.state = 'running'
+  returning t.id, t.epoch, t.steps, t.events - g.events as before
+),
+heard as (
+  insert into events (task_id, seq, epoch, kind, data, created_us)
+  select p.id, p.before + e.place, p.epoch, e.kind, e.data, now_us()
+  from unnest(
+    cast(:said_by as text[]), cast(:places as int[]), cast(:kinds as text[]), cast(:data as text[])
+  ) as e (task_id, place, kind, data)
+  join passed p on p.id = e.task_id
+),
+kept as (
+  insert into steps (task_id, key, number, epoch, kind, output, created_us)
+  select p.id, s.key, p.steps, p.epoch, s.kind, s.output, now_us()
+  from unnest(
+    cast(:step_of as text[]), cast(:keys as text[]), cast(:step_kinds as text[]),
+    cast(:outputs as text[])
+  ) as s (task_id, key, kind, output)
+  join passed p on p.id = s.task_id
+),
+stored as (
+  insert into checkpoint_contents (session_id, key, data)
+  select c.session_id, c.key, c.data
+  from unnest(
+    cast(:content_task_id as text[]), cast(:content_session_id as text[]),
+    cast(:content_key as bytea[]), cast(:content_data as bytea[])
+  ) as c (task_id, session_id, key, data)
+  join passed p on p.id = c.task_id
+  on conflict (session_id, key) do nothing
+),
+written as (
+  insert into checkpoint_writes (
+    session_id, namespace, checkpoint_id, node_task, number, channel, path, encoding, format, data,
+    task_id, epoch, seal
+  )
+  select w.session_id, w.namespace, w.checkpoint_id, w.node_task, w.number, w.channel, w.path,
+    w.encoding, w.format, w.data, w.task_id, w.epoch, w.seal
+  from unnest(
+    cast(:write_task_id as text[]), cast(:write_epoch as bigint[]),
+    cast(:write_session_id as text[]), cast(:write_namespace as text[]),
+    cast(:write_checkpoint_id as text[]), cast(:write_node_task as text[]),
+    cast(:write_number as bigint[]), cast(:write_channel as text[]), cast(:write_path as text[]),
+    cast(:write_encoding as text[]), cast(:write_format as bigint[]),
+    cast(:write_data as bytea[]), cast(:write_seal as bytea[])
+  ) as w (
+    task_id, epoch, session_id, namespace, checkpoint_id, node_task, number, channel, path,
+    encoding, format, data, seal
+  )
+  join passed p on p.id = w.task_id
+  on conflict (session_id, namespace, checkpoint_id, node_task, number) do nothing
+),
+placed as (
+  insert into checkpoints (
+    session_id, namespace, checkpoint_id, parent_id, task_id, epoch, release, encoding, format,
+    depth, data, metadata, seal, created_us
+  )
+  select c.session_id, c.namespace, c.checkpoint_id, c.parent_id, c.task_id, c.epoch, c.release,
+    c.encoding,
+    case
+      when c.base is null or exists (
+        select 1 from checkpoints b
+        where b.session_id = c.session_id and b.namespace = c.namespace
+          and b.checkpoint_id = c.parent_id and b.seal = c.base)
+      then c.format
+    end,
+    c.depth, c.data, c.metadata, c.seal, now_us()
+  from unnest(
+    cast(:put_task_id as text[]), cast(:put_epoch as bigint[]), cast(:put_session_id as text[]),
+    cast(:put_namespace as text[]), cast(:put_checkpoint_id as text[]),
+    cast(:put_parent_id as text[]), cast(:put_release as text[]), cast(:put_encoding as text[]),
+    cast(:put_format as bigint[]), cast(:put_depth as bigint[]), cast(:put_data as bytea[]),
+    cast(:put_metadata as bytea[]), cast(:put_seal as bytea[]), cast(:put_base as bytea[])
+  ) as c (
+    task_id, epoch, session_id, namespace, checkpoint_id, parent_id, release, encoding, format,
+    depth, data, metadata, seal, base
+  )
+  join passed p on p.id = c.task_id
+  on conflict (session_id, namespace, checkpoint_id) do update
+  set parent_id = excluded.parent_id, task_id = excluded.task_id, epoch = excluded.epoch,
+      release = excluded.release, encoding = excluded.encoding, depth = excluded.depth,
+      data = excluded.data, metadata = excluded.metadata, seal = excluded.seal,
+      format = case
+        when checkpoints.seal = excluded.seal or not exists (
+          select 1 from checkpoints c
+          where c.session_id = checkpoints.session_id and c.namespace = checkpoints.namespace
+            and c.parent_id = checkpoints.checkpoint_id and c.depth > 0)
+        then excluded.format
+      end
+)
+select id, steps from passed;
