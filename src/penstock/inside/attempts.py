@@ -6,6 +6,7 @@ import collections
 import math
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.inside.channel import Refused
@@ -101,6 +102,23 @@ class Attempt:
         self.check()
         header = {**fields, "a": self.number, "op": op}
         return self._accept(await self._channel.acall(header, blobs))
+
+    def begin_call(self, op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Future[Reply]:
+        """Ask the supervisor and wait for nothing: the future has what :meth:`call` returns."""
+        self.check()
+        answer: Future[Reply] = Future()
+        answer.set_running_or_notify_cancel()
+
+        def accept(replied: Future[Reply]) -> None:
+            try:
+                answer.set_result(self._accept(replied.result()))
+            except BaseException as error:  # noqa: BLE001 - it belongs to who asked
+                answer.set_exception(error)
+
+        self._channel.begin_call({**fields, "a": self.number, "op": op}, blobs).add_done_callback(
+            accept
+        )
+        return answer
 
     @property
     def user(self) -> str | None:

@@ -82,13 +82,13 @@ class Channel:
 
     def call(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> Reply:
         """Send a call and wait for its answer, blocking this thread."""
-        return self._ask(header, blobs).result()
+        return self.begin_call(header, blobs).result()
 
     async def acall(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> Reply:
         """Send a call and wait for its answer, leaving the event loop free."""
-        return await asyncio.wrap_future(self._ask(header, blobs))
+        return await asyncio.wrap_future(self.begin_call(header, blobs))
 
-    def _ask(self, header: dict[str, Any], blobs: Sequence[bytes]) -> Future[Reply]:
+    def begin_call(self, header: dict[str, Any], blobs: Sequence[bytes]) -> Future[Reply]:
         """Send a call; what it returns is done when the answer is here."""
         number = next(self._numbers)
         answer: Future[Reply] = Future()

@@ -7,6 +7,7 @@ import collections
 import copy
 import threading
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import (
@@ -19,7 +20,13 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from penstock.inside.frameworks.langgraph_tables import Packer, Reader, Table
 from penstock.inside.frameworks.langgraph_threads import Threads, config_of
-from penstock.inside.frameworks.langgraph_writes import HELD_SECONDS, Held, Waiting, settle
+from penstock.inside.frameworks.langgraph_writes import (
+    HELD_SECONDS,
+    Held,
+    Waiting,
+    settle,
+    soon,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -158,6 +165,24 @@ class PenstockSaver(Threads):
         op, blobs, fields = _writes_call(place, held)
         self._attempt.call(op, blobs, **fields)
 
+    def hold_writes(
+        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> Future[Any]:
+        """Keep what a node wrote, in no thread that waits; the future says when it is kept."""
+        kept: Future[Any] = Future()
+        kept.set_running_or_notify_cancel()
+        try:
+            place, held = self._written(config, writes, task_id, task_path)
+            held.waiter = kept
+            alone = partial(self._go_alone, place, held, kept)
+            if self._waiting.hold(place, held):
+                soon(alone, unless=kept)
+            else:
+                self._send_alone(place, held, kept)
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks the future
+            kept.set_exception(error)
+        return kept
+
     async def aput_writes(
         self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
@@ -175,6 +200,18 @@ class PenstockSaver(Threads):
                 self._waiting.let_go(place, held)
         op, blobs, fields = _writes_call(place, held)
         await self._attempt.acall(op, blobs, **fields)
+
+    def _go_alone(self, place: Place, held: Held, kept: Future[Any]) -> None:
+        """Keep writes that no checkpoint has taken along."""
+        if self._waiting.let_go(place, held):
+            try:
+                self._send_alone(place, held, kept)
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks the future
+                kept.set_exception(error)
+
+    def _send_alone(self, place: Place, held: Held, kept: Future[Any]) -> None:
+        op, blobs, fields = _writes_call(place, held)
+        self._attempt.begin_call(op, blobs, **fields).add_done_callback(partial(_pass_on, kept))
 
     # ------------------------------------------------------------ calls
 
@@ -338,6 +375,13 @@ class PenstockSaver(Threads):
             parent_config=config_of(thread, inner, parent) if parent else None,
             pending_writes=writes,
         )
+
+
+def _pass_on(kept: Future[Any], answer: Future[Any]) -> None:
+    if (error := answer.exception()) is None:
+        kept.set_result(None)
+    else:
+        kept.set_exception(error)
 
 
 def _writes_call(place: Place, held: Held) -> Call:
