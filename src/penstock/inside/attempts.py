@@ -155,7 +155,7 @@ class Attempt:
         One that no frame can hold leaves a mark in its place.
         """
         name = "|".join((kind, *namespace))
-        self._report({"t": "event", "kind": name, "data": jsonable(data)})
+        self._report({"t": "event", "kind": name, "data": jsonable(data)}, soon=True)
 
     def delta(self, data: Any, mode: str = "custom", namespace: Sequence[str] = ()) -> None:
         """Report an item of the stream that nobody keeps, if the task is to stream its mode."""
@@ -271,16 +271,14 @@ class Attempt:
         """How long the attempt may still take."""
         return self._until - time.monotonic()
 
-    def _report(self, header: dict[str, Any]) -> None:
-        try:
-            self._send(header)
-        except FrameError as error:
-            mark = {"truncated": True, "error": str(error)}
-            self._send({**header, "data": mark})
-
-    def _send(self, header: dict[str, Any]) -> None:
+    def _report(self, header: dict[str, Any], *, soon: bool = False) -> None:
         self.check()
-        self._channel.send({**header, "a": self.number})
+        send = self._channel.send_soon if soon else self._channel.send
+        header["a"] = self.number
+        try:
+            send(header)
+        except FrameError as error:
+            send({**header, "data": {"truncated": True, "error": str(error)}})
 
     def _accept(self, reply: Reply) -> Reply:
         """The answer to a call, unless it is a refusal."""

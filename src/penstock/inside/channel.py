@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from penstock.inside.frames import Decoder, encode
+from penstock.inside.later import soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ class Channel:
         self._decoder = Decoder()
         self._arrived: list[Reply] = []
         self._sending = threading.Lock()
+        self._unsent: list[bytes] = []
         self._waiting: dict[int, Future[Reply]] = {}
         self._numbers = itertools.count(1)
 
@@ -50,9 +52,25 @@ class Channel:
         Raises:
             FrameError: the header is not JSON or the frame is too large.
         """
-        data = encode(header, blobs)
+        self._push(encode(header, blobs))
+
+    def send_soon(self, header: dict[str, Any]) -> None:
+        """Send one frame with the next one, or in a moment; raises like :meth:`send`."""
+        data = encode(header)
+        with self._sending:
+            self._unsent.append(data)
+        soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._push(b"")
+
+    def _push(self, data: bytes) -> None:
         try:
             with self._sending:
+                if self._unsent:
+                    data = b"".join((*self._unsent, data))
+                    self._unsent.clear()
                 self._socket.sendall(data)
         except OSError:
             os._exit(EXIT_ORPHANED)

@@ -25,8 +25,8 @@ from penstock.inside.frameworks.langgraph_writes import (
     Held,
     Waiting,
     settle,
-    soon,
 )
+from penstock.inside.later import soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -174,9 +174,8 @@ class PenstockSaver(Threads):
         try:
             place, held = self._written(config, writes, task_id, task_path)
             held.waiter = kept
-            alone = partial(self._go_alone, place, held, kept)
             if self._waiting.hold(place, held):
-                soon(alone, unless=kept)
+                soon(partial(self._go_alone, place, held, kept))
             else:
                 self._send_alone(place, held, kept)
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks the future

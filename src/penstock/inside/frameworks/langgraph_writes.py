@@ -9,20 +9,18 @@ others run. Whoever asked for a write to be kept is told only when it is on reco
 from __future__ import annotations
 
 import asyncio
-import collections
-import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
+from penstock.inside.later import SOON_SECONDS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
     Place = tuple[str, str | None]  # namespace as the supervisor knows it, checkpoint id
 
-HELD_SECONDS = 0.002
-_LINGER_ROUNDS = 25  # of HELD_SECONDS, in which the thread that minds the time looks on its own
+HELD_SECONDS = SOON_SECONDS
 
 
 class Held:
@@ -88,56 +86,6 @@ class Waiting:
             if not waiting:
                 del self._held[place]
             return True
-
-
-class _Clock:
-    """Minds for how long writes have waited, in a thread that is there while there are any.
-
-    Waking a thread costs more than what it is woken for. So nobody wakes this one: it looks by
-    itself, and ends when there has been nothing for a while.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._due: collections.deque[tuple[float, Callable[[], None], Future[Any]]] = (
-            collections.deque()
-        )
-        self._of = 0  # the process whose thread is running: a forked one has none
-
-    def add(self, work: Callable[[], None], unless: Future[Any]) -> None:
-        """Do ``work`` after ``HELD_SECONDS``, unless that is done by then."""
-        with self._lock:
-            self._due.append((time.monotonic() + HELD_SECONDS, work, unless))
-            begin = self._of != os.getpid()
-            self._of = os.getpid()
-        if begin:
-            threading.Thread(target=self._run, name="penstock-writes", daemon=True).start()
-
-    def _run(self) -> None:
-        idle = 0
-        while idle < _LINGER_ROUNDS or not self._end():
-            time.sleep(HELD_SECONDS)
-            idle = 0 if self._due else idle + 1
-            while self._due and self._due[0][0] <= time.monotonic():
-                _, work, unless = self._due.popleft()
-                if not unless.done():
-                    work()
-
-    def _end(self) -> bool:
-        """Whether nothing has come at the last moment."""
-        with self._lock:
-            if self._due:
-                return False
-            self._of = 0
-            return True
-
-
-_clock = _Clock()
-
-
-def soon(work: Callable[[], None], *, unless: Future[Any]) -> None:
-    """Do something once writes have waited long enough, unless that is done by then."""
-    _clock.add(work, unless)
 
 
 def settle(taken: Sequence[Held], error: BaseException | None = None) -> None:
