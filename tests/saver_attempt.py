@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from functools import partial
 
 from penstock.domain.errors import Conflict, Damaged, Stale
@@ -28,10 +29,16 @@ class StoreAttempt:
         self.task = claim.task.id
         self.loop = asyncio.get_running_loop()
         self.calls = []
+        self.threads = []  # op, and the thread that asked
 
     def call(self, op, blobs=(), **fields):
         """From a thread beside the loop."""
-        return asyncio.run_coroutine_threadsafe(self.acall(op, blobs, **fields), self.loop).result()
+        return self.begin_call(op, blobs, **fields).result()
+
+    def begin_call(self, op, blobs=(), **fields):
+        """From any thread, waiting for nothing."""
+        self.threads.append((op, threading.get_ident()))
+        return asyncio.run_coroutine_threadsafe(self.acall(op, blobs, **fields), self.loop)
 
     async def acall(self, op, blobs=(), **fields):
         header = json.loads(json.dumps({"op": op, **fields}))

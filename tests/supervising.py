@@ -85,6 +85,8 @@ class Channel:
     def send(self, header, blobs=()):
         self.sent.append(header)
 
+    send_soon = send
+
 
 def _at_once(work):
     """The result of a coroutine that waits for nothing."""

@@ -6,7 +6,9 @@ import os
 
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"  # as in an agent's process, before the import
 
+import asyncio
 import operator
+import threading
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -16,6 +18,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
 
+from penstock.inside.channel import Refused
+from penstock.inside.frameworks import langgraph_executor
 from rollout_world import release
 from saver_attempt import claimed, saver_of, session
 
@@ -134,9 +138,28 @@ CASES = {
 }
 
 
-async def told(builder, given, run, saver):
+class InThreads:
+    """A graph whose sync methods are called, as those of a graph of sync nodes are."""
+
+    def __init__(self, graph):
+        self._graph = graph
+
+    async def ainvoke(self, *args, **kwargs):
+        return await asyncio.to_thread(self._graph.invoke, *args, **kwargs)
+
+    async def aupdate_state(self, *args):
+        return await asyncio.to_thread(self._graph.update_state, *args)
+
+    async def aget_state_history(self, config):
+        for state in await asyncio.to_thread(lambda: list(self._graph.get_state_history(config))):
+            yield state
+
+
+async def told(builder, given, run, saver, *, sync=False):
     """What a run returns, and its whole history without what is random in it."""
     graph = builder().compile(checkpointer=saver)
+    if sync:
+        graph = InThreads(graph)
     outputs = await run(graph, given)
     history = [
         (
@@ -166,7 +189,67 @@ def plain(value):
     return value
 
 
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
 @pytest.mark.parametrize("case", CASES)
-async def test_a_graph_runs_as_on_langgraphs_own_checkpointer(ours, case):
+async def test_a_graph_runs_as_on_langgraphs_own_checkpointer(ours, case, sync):
+    langgraph_executor.install()
     builder, given, run = CASES[case]
-    assert await told(builder, given, run, ours) == await told(builder, given, run, InMemorySaver())
+    mine = await told(builder, given, run, ours, sync=sync)
+    assert mine == await told(builder, given, run, InMemorySaver(), sync=sync)
+
+
+async def test_a_sync_graph_commits_in_the_thread_that_runs_it(ours):
+    langgraph_executor.install()
+    before = set(threading.enumerate())
+    graph = chat().compile(checkpointer=ours)
+    runner = []
+
+    def run():
+        runner.append(threading.get_ident())
+        given = {"messages": [HumanMessage("hello", id="m0")]}
+        for _ in graph.stream(given, CONFIG, durability="sync"):
+            new = {thread.name for thread in set(threading.enumerate()) - before}
+            assert new <= {threading.current_thread().name, "penstock-later"}
+
+    await asyncio.to_thread(run)
+    puts = [thread for op, thread in ours._attempt.threads if op == "checkpoint.put"]
+    assert puts
+    assert set(puts) == set(runner)
+
+
+async def test_a_refused_checkpoint_is_the_sync_graphs_error(ours, monkeypatch):
+    langgraph_executor.install()
+    graph = chat().compile(checkpointer=ours)
+    call = ours._attempt.call
+
+    def refuse(op, *args, **fields):
+        if op == "checkpoint.put" and fields["depth"]:
+            raise Refused("not this one")
+        return call(op, *args, **fields)
+
+    monkeypatch.setattr(ours._attempt, "call", refuse)
+    given = {"messages": [HumanMessage("hello", id="m0")]}
+    with pytest.raises(Refused, match="not this one"):
+        await asyncio.to_thread(graph.invoke, given, CONFIG, durability="sync")
+
+
+async def test_what_one_node_wrote_is_kept_while_another_still_runs(ours):
+    langgraph_executor.install()
+    kept = threading.Event()
+    begin = ours._attempt.begin_call
+
+    def watched(op, *args, **fields):
+        answer = begin(op, *args, **fields)
+        if op == "checkpoint.writes":
+            answer.add_done_callback(lambda _: kept.set())
+        return answer
+
+    ours._attempt.begin_call = watched
+    graph = StateGraph(Items)
+    graph.add_node("quick", lambda _: {"items": ["quick"]})
+    graph.add_node("slow", lambda _: {"items": [f"slow {kept.wait(20)}"]})
+    graph.add_edge(START, "quick")
+    graph.add_edge(START, "slow")
+    run = graph.compile(checkpointer=ours).invoke
+    done = await asyncio.to_thread(run, {"items": [], "last": ""}, CONFIG, durability="sync")
+    assert done["items"] == ["quick", "slow True"]

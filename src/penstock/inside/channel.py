@@ -106,7 +106,7 @@ class Channel:
         """Send a call and wait for its answer, leaving the event loop free."""
         return await asyncio.wrap_future(self.begin_call(header, blobs))
 
-    def begin_call(self, header: dict[str, Any], blobs: Sequence[bytes]) -> Future[Reply]:
+    def begin_call(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> Future[Reply]:
         """Send a call; what it returns is done when the answer is here."""
         number = next(self._numbers)
         answer: Future[Reply] = Future()

@@ -56,5 +56,5 @@ _clock = _Clock()
 
 
 def soon(work: Callable[[], None]) -> None:
-    """Do ``work`` after ``SOON_SECONDS``, in a thread of this process; it must not raise or wait."""
+    """Do ``work`` after ``SOON_SECONDS`` in a thread of this process; it may not raise or wait."""
     _clock.add(work)

@@ -239,10 +239,6 @@ class Journal:
             )
         return self._memory_scope
 
-    async def look(self, work: Work[T]) -> T:
-        """Read something, on one snapshot."""
-        return await self._reading(work)
-
     async def commit_logs(self, pieces: Sequence[tuple[str, str]]) -> None:
         """Keep what was printed."""
         first = self._lines + 1
@@ -389,8 +385,12 @@ class Journal:
         self.place += 1
 
     async def read(self, work: Work[T]) -> T:
-        """What a unit of work finds; it may not write."""
+        """What a unit of work finds on one snapshot; it may not write."""
         return await self._reading(work)
+
+    async def glance(self, work: Work[T]) -> T:
+        """What one statement finds that reads."""
+        return await self._patiently(partial(self._store.glance, work))
 
     def _may_step(self) -> None:
         most = self._terms.limits.steps
@@ -465,9 +465,12 @@ class Journal:
                 return found
 
     async def _reading(self, work: Work[T]) -> T:
+        return await self._patiently(partial(self._store.read, work))
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await self._store.read(work)
+                return await read()
             except Unavailable as error:
                 log.debug("task %s: %s; trying again", self._task.id, error)
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -141,7 +141,7 @@ class Memories:
 
     async def _get(self, op: _Op) -> Any:
         namespace, key = self._reached(op), checked_key(op["key"])
-        found = await self._journal.look(
+        found = await self._journal.read(
             partial(memories.get, scope=self._scope, namespace=namespace, key=key)
         )
         if found is None:
@@ -178,7 +178,7 @@ class Memories:
                 work = partial(memories.search, query=query)
             else:
                 work = partial(memories.page, scoreless=scoreless)
-            some = await self._journal.look(
+            some = await self._journal.read(
                 partial(work, scope=self._scope, prefix=prefix, limit=_PAGE, offset=offset)
             )
             for memory in some:
@@ -189,11 +189,11 @@ class Memories:
 
     async def _near(self, prefix: Namespace, vector: bytes) -> AsyncIterator[Memory]:
         """Those with a vector by their cosine, then the others."""
-        candidates = await self._journal.look(
+        candidates = await self._journal.read(
             partial(memories.vectors, scope=self._scope, prefix=prefix, limit=_MOST_VECTORS)
         )
         for (namespace, key), score in await asyncio.to_thread(ranked, vector, candidates):
-            found = await self._journal.look(
+            found = await self._journal.read(
                 partial(memories.get, scope=self._scope, namespace=namespace, key=key)
             )
             if found is not None:
@@ -204,7 +204,7 @@ class Memories:
     async def _namespaces(self, op: _Op) -> list[Any]:
         conditions = [(str(kind), tuple(path)) for kind, path in op.get("conditions") or ()]
         depth = op.get("depth")
-        every = await self._journal.look(partial(memories.namespaces, scope=self._scope))
+        every = await self._journal.read(partial(memories.namespaces, scope=self._scope))
         found = [namespace for namespace in every if fits(namespace, conditions)]
         if depth is not None:
             found = sorted({namespace[: int(depth)] for namespace in found})

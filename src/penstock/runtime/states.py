@@ -182,8 +182,12 @@ class _Desk:
         return found[1]
 
     async def read(self, work: Work[T]) -> T:
-        """Look something up."""
+        """Look something up, on one snapshot."""
         return await self._store.read(work)
+
+    async def glance(self, work: Work[T]) -> T:
+        """Look something up with one statement."""
+        return await self._store.glance(work)
 
     async def commit_all(self) -> None:
         """Commit what was written, if nothing has happened since the beginning.

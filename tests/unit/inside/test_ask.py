@@ -26,6 +26,8 @@ class Answering:
     def send(self, header, blobs=()):
         self.sent.append(header)
 
+    send_soon = send
+
 
 def attempt_of(channel, **order):
     return Attempt({"a": 7, "task": "t", **order}, channel, on_stale=lambda: None)

@@ -32,6 +32,8 @@ class Answering:
     def send(self, header, blobs=()):
         self.sent.append(header)
 
+    send_soon = send
+
 
 def within(channel, work, *, steps=(), on_stale=lambda: None):
     """Run ``work`` as the code of an attempt."""
