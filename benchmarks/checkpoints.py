@@ -32,6 +32,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import msgspec
 import psutil
 import uv
 
@@ -259,7 +260,7 @@ async def serve(end: socket.socket, journals: dict[int, Journal]) -> None:
     """Answer calls as a supervisor does."""
     end.setblocking(False)
     loop = asyncio.get_running_loop()
-    decoder = Decoder()
+    decoder = Decoder(msgspec.json.decode)  # as the supervisor's
     while data := await loop.sock_recv(end, 256 * 1024):
         for header, blobs in decoder.feed(data):
             answer = await answer_call(journals[header["a"]], header, blobs, said=list)

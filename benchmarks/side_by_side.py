@@ -150,7 +150,7 @@ def servers(place: Path) -> list[Server]:
         found.append(PenstockOnPostgres(place / "pg", isolation="shared", postgres=postgres))
     if python := install("langgraph", pins="peers.txt"):
         found.append(LangGraphDev(place / "peer", python=python))
-    if postgres and redis and (python := install("aegra", pins="peers_aegra.txt", python="3.12")):
+    if postgres and redis and (python := install("aegra", pins="peers_aegra.txt", python=">=3.12")):
         found.append(Aegra(place / "aegra", python=python, postgres=postgres, redis=redis))
     return found
 
