@@ -499,3 +499,16 @@ async def _as_it_was(database):
     database.home.mkdir(parents=True, exist_ok=True)
     for sql in statements:
         await database.execute(sql)
+
+
+async def test_a_claim_says_whether_its_session_has_a_checkpoint_yet(store, digest):
+    first = await claimed(store, digest)
+    assert first.blank
+    mine = saver_of(store, first)
+    assert await mine.aget_tuple(thread()) is None
+    config = await put(mine, thread(), {"n": 1})
+    assert await values(mine, config) == {"n": 1}  # what it wrote itself is there
+    await finish(store, first)
+    second = await claimed(store, digest, 2)
+    assert not second.blank
+    assert await values(saver_of(store, second), thread()) == {"n": 1}

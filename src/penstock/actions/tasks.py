@@ -22,6 +22,7 @@ from penstock.store import Store, Transaction, endings, events, logs, tasks, wai
 _MOST = 500
 _LONGEST_WAIT_SECONDS = 600.0
 _POLL_SECONDS = 5.0  # a lost notification costs no more than this
+_MOMENT_SECONDS = 0.1
 
 
 class TaskActions:
@@ -103,10 +104,13 @@ class TaskActions:
 
         return await self._store.read(work)
 
-    async def wait(self, actor: Actor, task_id: str, *, seconds: float) -> Task:
+    async def wait(
+        self, actor: Actor, task_id: str, *, seconds: float, begun: bool = False
+    ) -> Task:
         """The task once it has ended or waits for a person, or as it is after ``seconds``.
 
-        It is also given as it is when the server stops; another one may be asked on.
+        It is also given as it is when the server stops; another one may be asked on. ``begun``
+        says that the task has just been put into the queue: looking at it can wait a moment.
 
         Raises:
             NotFound: there is none of this id.
@@ -114,6 +118,8 @@ class TaskActions:
         check(actor, "task.read")
         until = asyncio.get_running_loop().time() + min(seconds, _LONGEST_WAIT_SECONDS)
         with self._done.listen(task_id) as heard:
+            if begun:
+                await _rung(heard, min(seconds, _MOMENT_SECONDS))
             while True:
                 heard.clear()
                 task = await self._get(task_id)

@@ -63,7 +63,9 @@ async def create_task(
     task = await place(asked, by, body, idempotency_key)
     if wait and task.state not in SETTLED:
         presence = Presence(asked, by, task.id, cancels=body.on_disconnect == "cancel")
-        found = await presence.during(asked.tasks.wait(by, task.id, seconds=wait), request.receive)
+        found = await presence.during(
+            asked.tasks.wait(by, task.id, seconds=wait, begun=True), request.receive
+        )
         if found is None:
             return Response(status_code=_CLIENT_GONE)
         task = found

@@ -147,6 +147,7 @@ class Claim:
     epoch: int
     answers: Mapping[str, Any] = field(default_factory=dict)  # to what it last waited for
     tenant: str = ""  # whose share of the machine it takes
+    blank: bool = False  # its session had no checkpoint then, and nobody else writes one meanwhile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from penstock.rules.checkpoints import WHOLE, Sealer, joined, split
@@ -50,6 +49,11 @@ class Keeper(Protocol):
         ...
 
     @property
+    def blank(self) -> bool:
+        """Whether it is known that the session has none."""
+        ...
+
+    @property
     def sealer(self) -> Sealer:
         """What seals them."""
         ...
@@ -78,10 +82,6 @@ class Keeper(Protocol):
 
     async def read(self, work: Work[T]) -> T:
         """Look something up, on one snapshot."""
-        ...
-
-    async def glance(self, work: Work[T]) -> T:
-        """Look something up with one statement."""
         ...
 
     def remember(self, checkpoint: Checkpoint, seal: bytes) -> None:
@@ -148,16 +148,15 @@ async def _put_writes(journal: Keeper, call: dict[str, Any], blobs: list[bytes])
 
 
 async def _get(journal: Keeper, call: dict[str, Any]) -> Answer:
-    place = {"session_id": journal.session_id, "namespace": call["namespace"]}
-    # Most sessions are new when they are asked for: that is seen in one round trip.
-    if not await journal.glance(partial(checkpoints.any_in, **place)):
+    if journal.blank:
         return _answer(States(found=(), contents={}))
 
     async def work(tx: Transaction) -> States:
         return await checkpoints.get(
             tx,
             sealer=journal.sealer,
-            **place,
+            session_id=journal.session_id,
+            namespace=call["namespace"],
             checkpoint_id=call["checkpoint_id"],
         )
 

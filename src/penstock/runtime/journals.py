@@ -81,6 +81,7 @@ class Journal:
         self.session_id = claim.task.session_id
         self.epoch = claim.epoch
         self.sealer = store.sealer
+        self.blank = claim.blank  # until this attempt commits something of a framework's
         self._bases: dict[tuple[str, str], tuple[int, bytes]] = {}  # depth and seal, by place
         self.steps = claim.task.steps
         self.place = 0 if claim.epoch == 1 else claim.task.steps
@@ -120,6 +121,7 @@ class Journal:
             Damaged: a content is not what its key says.
         """
         self._may_step()
+        self.blank = False
         base = await self._base(checkpoint) if leans or checkpoint.depth else None
         commit, seal = checkpoints.of(
             checkpoint,
@@ -181,6 +183,7 @@ class Journal:
             Stale: another attempt owns the task.
             Damaged: a content is not what its key says.
         """
+        self.blank = False
         commit = checkpoints.of_writes(
             writes,
             sealer=self.sealer,
@@ -388,10 +391,6 @@ class Journal:
         """What a unit of work finds on one snapshot; it may not write."""
         return await self._reading(work)
 
-    async def glance(self, work: Work[T]) -> T:
-        """What one statement finds that reads."""
-        return await self._patiently(partial(self._store.glance, work))
-
     def _may_step(self) -> None:
         most = self._terms.limits.steps
         if most is not None and self.steps >= most:
@@ -465,12 +464,9 @@ class Journal:
                 return found
 
     async def _reading(self, work: Work[T]) -> T:
-        return await self._patiently(partial(self._store.read, work))
-
-    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await read()
+                return await self._store.read(work)
             except Unavailable as error:
                 log.debug("task %s: %s; trying again", self._task.id, error)
                 await asyncio.sleep(_AGAIN_SECONDS)

@@ -101,6 +101,7 @@ class _Desk:
         self.sealer = store.sealer
         self.task_id = _EDIT
         self.epoch = 0
+        self.blank = False
 
     async def begin(self, wish: StateWish) -> None:
         """See whether the wish can be asked, and from where an edit starts."""
@@ -184,10 +185,6 @@ class _Desk:
     async def read(self, work: Work[T]) -> T:
         """Look something up, on one snapshot."""
         return await self._store.read(work)
-
-    async def glance(self, work: Work[T]) -> T:
-        """Look something up with one statement."""
-        return await self._store.glance(work)
 
     async def commit_all(self) -> None:
         """Commit what was written, if nothing has happened since the beginning.

@@ -161,12 +161,6 @@ async def latest(tx: Transaction, session_id: str) -> str | None:
     return None if row is None else row["checkpoint_id"]
 
 
-async def any_in(tx: Transaction, *, session_id: str, namespace: str) -> bool:
-    """Whether a session has a checkpoint in a namespace."""
-    row = await tx.fetch_one("checkpoints.any", session_id=session_id, namespace=namespace)
-    return row is not None
-
-
 async def exists(tx: Transaction, session_id: str, checkpoint_id: str) -> bool:
     """Whether a session has a checkpoint, of its own thread."""
     row = await tx.fetch_one(

@@ -122,4 +122,10 @@ async def _tenants(
 
 def _claim(row: Row, tenant: str) -> Claim:
     answers = {} if row["answers"] is None else _decode(row["answers"])
-    return Claim(task=tasks.record(row), epoch=row["epoch"], answers=answers, tenant=tenant)
+    return Claim(
+        task=tasks.record(row),
+        epoch=row["epoch"],
+        answers=answers,
+        tenant=tenant,
+        blank=bool(row["blank"]),
+    )

@@ -44,11 +44,6 @@ select checkpoint_id from checkpoints
 where session_id = :session_id and namespace = ''
 order by checkpoint_id desc limit 1;
 
--- name: any
--- Whether there is a checkpoint in a namespace.
-select 1 as found from checkpoints
-where session_id = :session_id and namespace = :namespace limit 1;
-
 -- name: chain
 -- A checkpoint (the newest of its namespace, when no id is given) and all that it stands on.
 with recursive chain as (

@@ -23,7 +23,11 @@ where id in (
   limit :limit
   for update skip locked
 )
-returning *;
+returning *,
+  case
+    when exists (select 1 from checkpoints c where c.session_id = tasks.session_id) then 0
+    else 1
+  end as blank;
 
 -- name: orphaned
 -- As in the general file; servers that take over at the same time step around each other's rows.

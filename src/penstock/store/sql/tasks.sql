@@ -108,7 +108,11 @@ where id in (
   order by priority desc, run_after_us, id
   limit :limit
 )
-returning *;
+returning *,
+  case
+    when exists (select 1 from checkpoints c where c.session_id = tasks.session_id) then 0
+    else 1
+  end as blank;
 
 -- name: expose
 -- Note that a session which a rollout has assigned is now really served by its release.
