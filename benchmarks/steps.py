@@ -56,7 +56,7 @@ def pgbench(url: str, seconds: float) -> float:
 
 def strict(url: str, deliver: Deliver) -> PostgresDatabase:
     """A database of as many connections as pgbench has, one transaction for every commit."""
-    return PostgresDatabase(url, deliver, connections=CLIENTS, strict=True)
+    return PostgresDatabase(url, deliver, lanes=CLIENTS, strict=True)
 
 
 async def fenced(store: Store, digest: str, seconds: float) -> float:

@@ -25,7 +25,9 @@ from penstock.store.workflows import Beginning
 
 T = TypeVar("T")
 
-_POOL = 7  # with the one that listens, a worker's heartbeat and a backup's: ten per process
+# With the one that listens, a worker's heartbeat and a backup's: ten per process.
+_POOL = 5
+_LANES = 2
 _POOLER = "pgbouncer"  # the parameter of an address that says so
 _RETRIES = 5
 _CHUNK_ROWS = 1000
@@ -169,22 +171,28 @@ class PostgresDatabase:
         deliver: Callable[[str, str], None],
         *,
         connections: int = _POOL,
+        lanes: int = _LANES,
         strict: bool = False,
     ) -> None:
         """Remember ``url``; ``deliver`` receives notifications on the event loop.
 
-        Up to ``connections`` are open, beside the one that listens. ``strict`` gives every commit
-        a transaction of its own.
+        Up to ``connections`` are open, beside the one that listens and those of the ``lanes`` that
+        commits go through. ``strict`` gives every commit a transaction of its own.
         """
         self._url, self._pooled = _address(url)
         self._options: dict[str, Any] = {"statement_cache_size": 0} if self._pooled else {}
         self._queries = load("postgres")
         self._pool: asyncpg.Pool[Any] | None = None
+        self._lane_pool: asyncpg.Pool[Any] | None = None
         self._notices = Notices(deliver)
         self._connections = connections
-        single = self.transact if self._pooled else self._single
-        alone = {"lanes": connections, "most": 1} if strict else {}
-        self._groups = Groups(self.transact, single, **alone)
+        self._lanes = lanes
+        self._groups = Groups(
+            self._in_lane,
+            self._in_lane if self._pooled else self._alone_in_lane,
+            lanes=lanes,
+            **({"most": 1} if strict else {}),
+        )
         self._listening: asyncio.Task[None] | None = None
 
     async def open(self, migrate: Callable[[Any], Awaitable[None]]) -> None:
@@ -208,6 +216,13 @@ class PostgresDatabase:
         self._pool = await asyncpg.create_pool(
             self._url, min_size=1, max_size=self._connections, reset=_as_it_is, **self._options
         )
+        # What goes through a lane is one of a few large statements with arrays of any length, which
+        # PostgreSQL would plan anew each time: that costs half as much as running one.
+        planned = {} if self._pooled else {"plan_cache_mode": "force_generic_plan"}
+        self._lane_pool = await asyncpg.create_pool(
+            self._url, min_size=0, max_size=self._lanes, reset=_as_it_is, server_settings=planned,
+            **self._options,
+        )  # fmt: skip
         self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
 
     async def scrub(self) -> bool:
@@ -221,13 +236,14 @@ class PostgresDatabase:
             self._listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listening
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        for pool in (self._lane_pool, self._pool):
+            if pool is not None:
+                await pool.close()
+        self._pool = self._lane_pool = None
 
     async def transact(self, work: Work[T]) -> T:
         """Run ``work`` in a transaction; begins again when the database says so."""
-        return await self._write(work, whole=True)
+        return await self._write(work, self._pool, whole=True)
 
     async def commit(self, commit: Commit) -> int:
         """Write a commit, together with those that wait at the same moment."""
@@ -251,21 +267,24 @@ class PostgresDatabase:
 
     async def _read(self, work: Work[T], **transaction: Any) -> T:
         try:
-            async with self._connection() as connection:
+            async with _connection(self._pool) as connection:
                 begun = connection.transaction(**transaction) if transaction else _no_transaction()
                 async with begun:
                     return await work(_Transaction(connection, self._queries))
         except _GONE as error:
             raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
 
-    async def _single(self, work: Work[T]) -> T:
-        """Run ``work``, which is one statement that writes: it is a transaction by itself."""
-        return await self._write(work, whole=False)
+    async def _in_lane(self, work: Work[T]) -> T:
+        return await self._write(work, self._lane_pool, whole=True)
 
-    async def _write(self, work: Work[T], *, whole: bool) -> T:
+    async def _alone_in_lane(self, work: Work[T]) -> T:
+        """Run ``work``, which is one statement that writes: it is a transaction by itself."""
+        return await self._write(work, self._lane_pool, whole=False)
+
+    async def _write(self, work: Work[T], pool: asyncpg.Pool[Any] | None, *, whole: bool) -> T:
         for left in range(_RETRIES, -1, -1):
             try:
-                async with self._connection() as connection:
+                async with _connection(pool) as connection:
                     tx = _Transaction(connection, self._queries)
                     async with connection.transaction() if whole else _no_transaction():
                         result = await work(tx)
@@ -302,11 +321,6 @@ class PostgresDatabase:
         finally:
             await connection.close(timeout=2)
 
-    def _connection(self) -> Any:
-        if self._pool is None:
-            raise Unavailable("the database is closed")
-        return self._pool.acquire()
-
     async def _listen(self) -> None:
         while True:
             with contextlib.suppress(*_GONE, asyncpg.PostgresError):
@@ -341,6 +355,12 @@ def _not_taken(error: Exception) -> Unavailable:
             "PostgreSQL has no room: look at its disk, memory and connections. Nothing was changed."
         )
     return Unavailable(f"PostgreSQL did not take the write: {error}", hint=hint)
+
+
+def _connection(pool: asyncpg.Pool[Any] | None) -> Any:
+    if pool is None:
+        raise Unavailable("the database is closed")
+    return pool.acquire()
 
 
 async def _as_it_is(_: Any) -> None:
