@@ -6,6 +6,7 @@ import os
 
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"  # as in an agent's process, before the import
 
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -159,10 +160,15 @@ async def run(history, step):
         case ("forget", numbers) if history.kept:
             gone = {history.place(number) for number in numbers}
             await store.transact(partial(checkpoints.forget, gone=gone, **named))
-            history.saver = saver_of(store, history.claim)
+            history.saver = another(history)
             drop(history, gone)
         case ("fork", number) if place := history.place(number):
             await fork(history, place[1])
+
+
+def another(history):
+    """A saver that remembers nothing, of the same claim."""
+    return saver_of(history.store, replace(history.claim, blank=False))
 
 
 async def take_back(history, task):
@@ -181,7 +187,7 @@ async def take_back(history, task):
         assert goes_on
         return
     assert not goes_on
-    history.saver = saver_of(history.store, history.claim)
+    history.saver = another(history)
     for kept in history.kept.values():
         for node, by in [one for one in kept[3] if one[1] == task]:
             del kept[3][node, by]
@@ -198,13 +204,14 @@ def drop(history, gone):
 
 async def fork(history, until):
     other = History(history.store, history.digest)
-    await other.begin()
+    await session(history.store, history.digest, other.session)
     await history.store.transact(
         partial(
             checkpoints.copy, sealer=history.store.sealer, session_id=history.session,
             to_session_id=other.session, until=until,
         )
     )  # fmt: skip
+    await other.next_task()
     other.kept = {place: kept for place, kept in history.kept.items() if place[1] <= until}
     other.kept = {place: (*kept[:3], dict(kept[3])) for place, kept in other.kept.items()}
     await other.check()
