@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock import step
-from penstock.domain.errors import Invalid, PenstockError, Unavailable
+from penstock.domain.errors import Conflict, Invalid, PenstockError, Unavailable
 from penstock.library import WorkflowFailed, Workflows
 from penstock.store import claims, endings, tasks
 
@@ -131,6 +131,16 @@ async def test_two_callers_of_one_id_share_one_run(work):
         found = await asyncio.gather(*(work.run(both, "x", id="one") for _ in range(5)))
     assert found == [[1, 2, 3]] * 5
     assert len(calls) == 3
+
+
+async def test_an_id_stands_for_one_input(work):
+    async with work:
+        await work.run(plain, {"first": "x", "second": "y"}, id="one")
+        with pytest.raises(Conflict, match=r"'one' .* another input") as refused:
+            await work.run(plain, {"first": "x", "second": "z"}, id="one")
+        assert '"second":"y"' in refused.value.hint
+        await work.run(plain, {"second": "y", "first": "x"}, id="one")
+    assert sorted(calls) == ["x", "y"]
 
 
 async def test_what_it_raised_is_raised_and_kept(work):

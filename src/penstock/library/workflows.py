@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import msgspec
 import uvloop
 
 from penstock.domain.errors import Conflict, Invalid, PenstockError, Unavailable
@@ -45,6 +46,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 1.0
 _STEP_SECONDS = 1.0  # for those that were told to stop
 _THREADS = 64
+_SHOWN = 200  # characters of an input, in an error
 
 _Key = tuple[str, int]  # task, epoch
 
@@ -142,6 +144,7 @@ class Workflows:
 
         Raises:
             Invalid: another function has this name, or the input is not JSON.
+            Conflict: the workflow of this id was begun with another input.
             Unavailable: the database does not answer.
         """
         name, runner = self._known(function)
@@ -324,6 +327,12 @@ class Workflows:
             found = None if key is None else await self._store.glance(known)
             if found is None:
                 raise
+            if found.input != msgspec.json.decode(beginning.given):
+                raise Conflict(
+                    f"workflow {key!r} of {name} is on record with another input",
+                    hint=f"It began with {_shortened(found.input)}. An id stands for one input: use"
+                    " another id, or leave it out.",
+                ) from None
             return found
 
     async def _claim(self) -> None:
@@ -402,6 +411,11 @@ class Workflows:
         for run in tuple(self._running.values()):
             log.info("workflow %s stops at its next step: %s", run.task_id, why)
             run.stop()
+
+
+def _shortened(given: Any) -> str:
+    text = msgspec.json.encode(given).decode()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 
 def _logged(task_id: str, going_on: Future[Any]) -> None:
