@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -122,6 +123,33 @@ async def test_of_many_who_answer_at_once_exactly_one_is_heard(store, digest):
     (claimed,) = await claim(store)
     assert claimed.answers == {"a": winner}
     assert [kind for kind, _ in await said(store)].count("resumed") == 1
+
+
+async def test_the_same_answers_once_more_are_taken_as_heard(store, digest):
+    actions = TaskActions(store, deltas=None, judges=None)
+    other = replace(SYSTEM, name="another")
+
+    async def answer(actor=SYSTEM, **given):
+        return await actions.resume(actor, "task_1", **given)
+
+    await begin(store, digest)
+    await wait(store, waits=[Wait(id=name, kind="ask", value="?") for name in "ab"])
+    assert (await answer(answers={"a": 1, "b": 2})).state is TaskState.QUEUED
+    assert (await answer(answers={"a": 1, "b": 2})).state is TaskState.QUEUED
+    for different in ({"a": 1}, {"a": 1, "b": 3}):
+        with pytest.raises(Conflict):
+            await answer(answers=different)
+    with pytest.raises(Conflict):
+        await answer(other, answers={"a": 1, "b": 2})
+    await claim(store)
+    assert (await answer(answers={"a": 1, "b": 2})).state is TaskState.RUNNING
+    await wait(store, epoch=2, waits=[Wait(id="c", kind="ask", value="?")])
+    assert (await answer(answers={"a": 1, "b": 2})).state is TaskState.WAITING  # not for these
+    await answer(answer="yes")
+    assert (await answer(answer="yes")).state is TaskState.QUEUED
+    with pytest.raises(Conflict):
+        await answer(answer="no")
+    assert [kind for kind, _ in await said(store)].count("resumed") == 2
 
 
 async def test_an_answer_to_an_earlier_wait_is_refused(store, digest):

@@ -11,12 +11,13 @@ from penstock.actions.sessions import Judges
 from penstock.actions.streams import DeltaSource, Following, Reader
 from penstock.actions.submissions import Submission, Submissions
 from penstock.domain.access import Actor
-from penstock.domain.errors import Invalid
+from penstock.domain.errors import Conflict, Invalid
 from penstock.domain.queues import QueueLimits
 from penstock.domain.tasks import SETTLED, Event, LogLine, Task, TaskState
 from penstock.rules.access import check
 from penstock.rules.streams import begin_behind, shown
 from penstock.rules.tasks import answers as answers_to
+from penstock.rules.tasks import is_repeated
 from penstock.store import Store, Transaction, endings, events, logs, tasks, waiting
 
 _MOST = 500
@@ -169,6 +170,8 @@ class TaskActions:
     ) -> Task:
         """Answer what a task waits for; it goes on from there, on any server.
 
+        The last answers once more, from who gave them, change nothing and are no conflict.
+
         Args:
             actor: who answers.
             task_id: the waiting task.
@@ -184,8 +187,15 @@ class TaskActions:
 
         async def work(tx: Transaction) -> Task:
             task = await tasks.get(tx, task_id)
-            given = answers_to(task, answers, answer)
-            return await waiting.resume(tx, task=task, answers=given, said={"by": actor.name})
+            try:
+                given = answers_to(task, answers, answer)
+                return await waiting.resume(tx, task=task, answers=given, said={"by": actor.name})
+            except Conflict:
+                # The same again: whoever asks has not heard that it was taken.
+                last = await events.last(tx, task_id=task_id, kind="resumed")
+                if is_repeated(last, by=actor.name, answers=answers, answer=answer):
+                    return task
+                raise
 
         return await self._store.transact(work)
 

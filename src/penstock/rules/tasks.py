@@ -189,6 +189,23 @@ def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[st
     return dict(given)
 
 
+def is_repeated(
+    last: Mapping[str, Any] | None, *, by: str, answers: Mapping[str, Any] | None, answer: Any
+) -> bool:
+    """Whether these answers are those that a task was last given, by the same one.
+
+    Args:
+        last: what the task's last event ``resumed`` says, if it has one.
+        by: who answers.
+        answers: by the id of what they answer.
+        answer: the one answer, when there are none by id.
+    """
+    if last is None or last["by"] != by:
+        return False
+    known = last["answers"]
+    return known == answers if answers is not None else list(known.values()) == [answer]
+
+
 def makes_way(strategy: MultitaskStrategy) -> Stop | None:
     """What a new task stops those before it for, if it does."""
     if strategy is MultitaskStrategy.INTERRUPT:

@@ -59,6 +59,12 @@ async def append(
     tx.notify("task", task_id)
 
 
+async def last(tx: Transaction, *, task_id: str, kind: str) -> Any:
+    """What the last event of a kind said; None if there was none."""
+    row = await tx.fetch_one("events.last", task_id=task_id, kind=kind)
+    return None if row is None else _decode(row["data"])
+
+
 async def after(
     tx: Transaction, *, task_id: str, after: int, limit: int, most_bytes: int = 1 << 40
 ) -> list[Event]:
