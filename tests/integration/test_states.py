@@ -89,6 +89,9 @@ class Sessions:
     async def resume(self, task, answer):
         return await self._tasks.resume(SYSTEM, task, answer=answer)
 
+    async def answer(self, task, answers):
+        return await self._tasks.resume(SYSTEM, task, answers=answers)
+
 
 @pytest.fixture
 async def found(tmp_path):
@@ -185,7 +188,10 @@ async def test_a_waiting_task_goes_on_from_an_edit(found):
     state = await found.states.get(SYSTEM, session)
     assert state["tasks"][0]["interrupts"] == [{"id": wait.id, "value": "sure?"}]
     await found.states.edit(SYSTEM, session, values={"told": ["by hand"]}, as_node="first")
-    assert (await found.settled(task)).state == "waiting"
+    (leave,) = (await found.settled(task)).waits
+    assert leave.id.startswith("edit:")
+    with pytest.raises(Conflict, match="does not wait for"):
+        await found.answer(task, {wait.id: "yes"})
     await found.resume(task, "yes")
     assert (await found.settled(task)).output["told"] == ["by hand", "last of 1"]
 

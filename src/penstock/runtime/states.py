@@ -17,13 +17,13 @@ from penstock.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from penstock.domain.releases import Limits
 from penstock.domain.sessions import Session
 from penstock.domain.states import State, StateWish
-from penstock.domain.tasks import TaskState
+from penstock.domain.tasks import Task, TaskState, Wait
 from penstock.runtime import checkpoints as desk
 from penstock.runtime.hosts import SharedHost, SharedProcess, end_idle
 from penstock.runtime.journals import Said
 from penstock.runtime.processes import Frame
 from penstock.runtime.zygotes import Zygotes
-from penstock.store import Store, Transaction, Work, checkpoints, sessions, tasks
+from penstock.store import Store, Transaction, Work, checkpoints, sessions, tasks, waiting
 from penstock.store.checkpoints import Checkpoint, Write
 from penstock.store.transaction import Value
 
@@ -114,7 +114,8 @@ class _Desk:
 
         await self._store.read(work)
         if wish.kind == "edit":
-            self.task_id = await self._store.transact(self._held)
+            holder = await self._store.transact(self._holder)
+            self.task_id = _EDIT if holder is None else holder.id
 
     async def commit_checkpoint(
         self,
@@ -196,7 +197,8 @@ class _Desk:
             await self._store.transact(self._commit)
 
     async def _commit(self, tx: Transaction) -> None:
-        task_id = await self._held(tx)
+        holder = await self._holder(tx)
+        task_id = _EDIT if holder is None else holder.id
         if task_id != self.task_id or await checkpoints.latest(tx, self.session_id) != self._base:
             raise Conflict(
                 f"the state of session {self.session_id} has changed meanwhile",
@@ -204,15 +206,20 @@ class _Desk:
             )
         for query, parameters in self._rows:
             await tx.execute_many(query, parameters)
+        edited = await checkpoints.latest(tx, self.session_id)
+        if holder is not None and holder.state is TaskState.WAITING and edited != self._base:
+            # What it asked, it asked of a state that is gone: a person says when it goes on.
+            leave = Wait(id=f"edit:{edited}", kind="interrupt", value={"state_edited": edited})
+            await waiting.ask_instead(tx, task=holder, waits=[leave])
 
-    async def _held(self, tx: Transaction) -> str:
+    async def _holder(self, tx: Transaction) -> Task | None:
         """The task that goes on from an edit: the one that waits, if one does.
 
         Raises:
             Conflict: a task runs.
         """
         await sessions.lock(tx, self.session_id)
-        found = _EDIT
+        found = None
         for task in await tasks.hold(tx, self.session_id):
             if task.state is TaskState.RUNNING:
                 raise Conflict(
@@ -220,7 +227,7 @@ class _Desk:
                     hint="Wait for it or cancel it; a state is edited between tasks.",
                 )
             if task.state is TaskState.WAITING or task.epoch > 0:
-                found = task.id
+                found = task
         return found
 
 

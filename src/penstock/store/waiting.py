@@ -50,6 +50,26 @@ async def wait(
     return task
 
 
+async def ask_instead(tx: Transaction, *, task: Task, waits: Sequence[Wait]) -> Task:
+    """Let a waiting task ask something else: what it asked is void.
+
+    Raises:
+        Conflict: it waits no longer.
+    """
+    row = await tx.fetch_one("tasks.ask_instead", id=task.id, epoch=task.epoch, waits=_text(waits))
+    if row is None:
+        raise Conflict(f"task {task.id} waits no longer")
+    asking = tasks.record(row)
+    await events.append(
+        tx,
+        task_id=task.id,
+        epoch=task.epoch,
+        last=asking.events,
+        said=[("waiting", {"waits": waits})],
+    )
+    return asking
+
+
 async def resume(
     tx: Transaction, *, task: Task, answers: Mapping[str, Any], said: Mapping[str, Any]
 ) -> Task:

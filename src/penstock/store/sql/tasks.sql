@@ -171,6 +171,12 @@ set state = 'waiting', waits = :waits, answers = null, worker_id = null, losses 
 where id = :id and epoch = :epoch and state = 'running'
 returning *;
 
+-- name: ask_instead
+-- Let a waiting task wait for something else.
+update tasks set waits = :waits, events = events + 1
+where id = :id and epoch = :epoch and state = 'waiting'
+returning *;
+
 -- name: resume
 -- Queue a waiting task again; the epoch says which of its waits was answered.
 update tasks
