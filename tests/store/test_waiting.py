@@ -136,7 +136,7 @@ async def test_the_same_answers_once_more_are_taken_as_heard(store, digest):
     await wait(store, waits=[Wait(id=name, kind="ask", value="?") for name in "ab"])
     assert (await answer(answers={"a": 1, "b": 2})).state is TaskState.QUEUED
     assert (await answer(answers={"a": 1, "b": 2})).state is TaskState.QUEUED
-    for different in ({"a": 1}, {"a": 1, "b": 3}):
+    for different in ({"a": 1}, {"a": 1, "b": 3}, {"a": True, "b": 2}):
         with pytest.raises(Conflict):
             await answer(answers=different)
     with pytest.raises(Conflict):

@@ -194,7 +194,7 @@ class TaskActions:
                 # The same again: whoever asks has not heard that it was taken.
                 last = await events.last(tx, task_id=task_id, kind="resumed")
                 if is_repeated(last, by=actor.name, answers=answers, answer=answer):
-                    return task
+                    return await tasks.get(tx, task_id)
                 raise
 
         return await self._store.transact(work)

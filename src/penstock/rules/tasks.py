@@ -40,6 +40,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from penstock.domain.errors import Conflict, Invalid
 from penstock.domain.tasks import (
     TERMINAL,
@@ -203,7 +205,16 @@ def is_repeated(
     if last is None or last["by"] != by:
         return False
     known = last["answers"]
-    return known == answers if answers is not None else list(known.values()) == [answer]
+    if answers is None:
+        return len(known) == 1 and _same(next(iter(known.values())), answer)
+    return known.keys() == answers.keys() and all(_same(known[key], answers[key]) for key in known)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one as JSON, where ``true`` is not ``1``."""
+    return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(
+        other, order="deterministic"
+    )
 
 
 def makes_way(strategy: MultitaskStrategy) -> Stop | None:
