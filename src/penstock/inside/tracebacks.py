@@ -17,8 +17,10 @@ def describe(error: BaseException, project: str) -> dict[str, Any]:
 
     Returns ``kind`` ("exit" for ``sys.exit``), ``type``, ``message``, ``traceback`` (trimmed, with
     paths relative to the project) and ``where``: ``file:line`` of the author's own last line, or
-    null when there is none.
+    null when there is none. An error that task groups have wrapped alone is told as itself.
     """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     root = os.path.join(os.path.realpath(project), "")  # noqa: PTH118 - strings, as in frames
     summary = traceback.TracebackException.from_exception(error, capture_locals=False)
     shown, where = _frames(list(summary.stack), root)
@@ -29,6 +31,8 @@ def describe(error: BaseException, project: str) -> dict[str, Any]:
     cause = error.__cause__
     if cause is not None and cause is not error:
         text += f"caused by {''.join(traceback.format_exception_only(cause))}"
+    for part in _parts(error):
+        text += f"one of them: {''.join(traceback.format_exception_only(part))}"
     is_exit = isinstance(error, SystemExit | KeyboardInterrupt)
     return {
         "kind": "exit" if is_exit else "error",
@@ -47,7 +51,14 @@ def _message(error: BaseException) -> str:
         text = ""
     if isinstance(error, SystemExit):
         return f"the agent called sys.exit({text})"
+    if parts := _parts(error):
+        text = f"{text}: {'; '.join(_message(part) for part in parts)}"
     return text[:_LIMIT]
+
+
+def _parts(error: BaseException) -> tuple[BaseException, ...]:
+    """The errors of a group."""
+    return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
 
 
 def _frames(stack: list[traceback.FrameSummary], root: str) -> tuple[str, str | None]:
