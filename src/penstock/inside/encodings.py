@@ -27,7 +27,7 @@ def _packed(value: Any) -> tuple[str, bytes] | None:
         return "json", json.dumps(value, separators=(",", ":")).encode("ascii")
     if type(value) is bytes:
         return "bytes", value
-    for form in (_model, _plus):
+    for form in (_model, _model_by_alias, _plus):
         try:
             packed = form(value)
             if packed is not None and _same(unpack(*packed), value):
@@ -72,13 +72,18 @@ def _is_json(value: Any, depth: int) -> bool:
     return False
 
 
-def _model(value: Any) -> tuple[str, bytes] | None:
+def _model(value: Any, *, by_alias: bool = False) -> tuple[str, bytes] | None:
     """A pydantic model as its own JSON, with the name under which its class is found."""
     kind = type(value)
     if not hasattr(kind, "model_validate_json") or "<locals>" in kind.__qualname__:
         return None
-    data: str = value.model_dump_json()
+    data: str = value.model_dump_json(by_alias=by_alias)
     return f"model:{kind.__module__}:{kind.__qualname__}", data.encode()
+
+
+def _model_by_alias(value: Any) -> tuple[str, bytes] | None:
+    """The same for a model that is read only by the names that its fields have outside."""
+    return _model(value, by_alias=True)
 
 
 def _plus(value: Any) -> tuple[str, bytes] | None:

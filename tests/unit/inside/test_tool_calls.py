@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 import penstock
 from penstock.inside import context, declarations, encodings, host
@@ -50,6 +51,13 @@ class World:
 @pytest.fixture
 def world():
     return World()
+
+
+class Result(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    meta: dict | None = Field(alias="_meta", default=None)
+    content: list[str]
 
 
 def tool_of(world, retry, effect="write"):
@@ -388,6 +396,13 @@ class TestResults:
     def test_what_json_would_change_is_not_kept_as_json(self):
         packed = encodings.pack((1, 2))
         assert packed is None or encodings.unpack(*packed) == (1, 2)
+
+    def test_a_model_comes_back_whose_fields_have_other_names_outside(self):
+        """As the results of MCP have, in the first version of its client."""
+        value = Result.model_validate({"_meta": {"took": 3}, "content": ["x"], "more": 1})
+        packed = encodings.pack(value)
+        assert packed is not None
+        assert encodings.unpack(*packed) == value
 
     def test_messages_and_commands_of_langgraph_come_back(self):
         from langchain_core.messages import ToolMessage  # noqa: PLC0415 - not every test needs it
