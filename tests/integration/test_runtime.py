@@ -69,8 +69,8 @@ def good(record):
 class FolderBuilder:
     """Hands out a directory as it is."""
 
-    def __init__(self, folder, policy):
-        self._folder, self._policy = folder, policy
+    def __init__(self, folder, policy, tools=()):
+        self._folder, self._policy, self._tools = folder, policy, tools
         self.failures = 0  # how often it cannot do what it is asked
 
     async def build(self, archive, *, ci=False):
@@ -83,7 +83,7 @@ class FolderBuilder:
         file = FileEntry(path="x", digest="0" * 64)
         manifest = Manifest(
             agent=AGENT, entrypoint="app:agent", python="3.11", code=(), prompts=(),
-            tool_files=(), tools=(), models={}, lock=file, graph={}, state_schema="",
+            tool_files=(), tools=self._tools, models={}, lock=file, graph={}, state_schema="",
             policy=self._policy, components={},
         )  # fmt: skip
         return Launch(
@@ -101,6 +101,7 @@ class World:
         (tmp_path / "project" / "app.py").write_text(CODE)
         self.store = Store(home=tmp_path / "home")
         self.workers = []
+        self.tools = ()  # that the release pins
 
     async def worker(
         self,
@@ -115,7 +116,7 @@ class World:
             isolation=isolation,
             evaluators={"completion": "app:good"},
         )
-        builder = FolderBuilder(self.folder / "project", policy)
+        builder = FolderBuilder(self.folder / "project", policy, self.tools)
         builder.failures = failures
         found = Worker(
             self.store, builder=builder,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from typing import Any
 
 from penstock.inside import context, declarations, tool_calls
 
 _SERVER = "_penstock_server"
+_KEY = "penstock/idempotency-key"  # in the metadata of a call
 
 
 def patch(module: Any) -> None:
     """Journal every ``call_tool``; ``module`` is ``mcp.client.session``."""
     session = module.ClientSession
     initialize, call_tool = session.initialize, session.call_tool
+    takes_metadata = "meta" in inspect.signature(call_tool).parameters
 
     @functools.wraps(initialize)
     async def initialized(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -30,13 +33,22 @@ def patch(module: Any) -> None:
     ) -> Any:
         if context.current() is None:
             return await call_tool(self, name, arguments, *args, **kwargs)
+
+        async def make() -> Any:
+            if takes_metadata:
+                kwargs["meta"] = {**(kwargs.get("meta") or {}), _KEY: context.idempotency_key()}
+            return await call_tool(self, name, arguments, *args, **kwargs)
+
         result = await tool_calls.acall(
             tool_calls.Tool(name, declarations.of(name)),
             dict(arguments or {}),
-            lambda: call_tool(self, name, arguments, *args, **kwargs),
+            make,
             server=_server_of(self),
         )
-        return result if hasattr(result, "content") else _said(module.types, result)
+        # Of the client's own types: a result, or the server's request for more.
+        if hasattr(result, "model_dump"):
+            return result
+        return _said(module.types, result)
 
     session.initialize, session.call_tool = initialized, journaled
 
