@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.actions.publications import published
 from penstock.actions.releases import unified
 from penstock.domain.access import Actor
 from penstock.domain.components import Component, ComponentKind, Label, LabelMove
@@ -20,7 +21,6 @@ from penstock.rules.releases import digest_bytes
 from penstock.store import Store, Transaction, agents, audit, blobs, components, labels
 
 _MOST = 20_000
-_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,13 +109,7 @@ class ComponentActions:
                 await _move(tx, actor, component, label, message=message)
             return Published(component=component, created=created, moved=move)
 
-        for left in range(_TRIES, 0, -1):
-            try:
-                return await self._store.transact(work)
-            except Conflict as error:
-                if left == 1 or error.hint is not None:
-                    raise
-        raise AssertionError("unreachable")
+        return await published(self._store, work)
 
     async def listing(
         self,

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.actions.publications import published
 from penstock.actions.signing import SigningActions, Vouched
 from penstock.domain.access import Actor
 from penstock.domain.components import ComponentKind, NewComponent
-from penstock.domain.errors import Conflict, Invalid, NotFound
+from penstock.domain.errors import Invalid, NotFound
 from penstock.domain.releases import Manifest, Release
 from penstock.drivers.builders import Builder
 from penstock.kit.clock import BootClock
@@ -39,7 +40,6 @@ from penstock.store import (
 )
 
 _MOST = 200
-_TRIES = 5
 _SHOWN_BYTES = 200_000
 _FILES = {ComponentKind.PROMPT, ComponentKind.TOOLS, ComponentKind.CODE}
 _IMPORTED = {ComponentKind.TOOLS, ComponentKind.CODE}  # what a change of must be tried
@@ -198,15 +198,7 @@ class ReleaseActions:
                 for draft, beside in zip(drafts, vouched, strict=True)
             ]
 
-        for left in range(_TRIES, 0, -1):
-            try:
-                return await self._store.transact(work)
-            except Conflict as error:
-                # Somebody published at the same moment and took a number; a version that is taken
-                # stays taken.
-                if left == 1 or error.hint is not None:
-                    raise
-        raise AssertionError("unreachable")
+        return await published(self._store, work)
 
     async def get(self, actor: Actor, agent: str, ref: str) -> Release:
         """The release a person means; ``live`` is what is stable in production.

@@ -7,16 +7,15 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from penstock.domain.errors import NotFound, Unavailable
+from penstock.control.leadership import Leadership
+from penstock.domain.errors import NotFound
 from penstock.domain.tasks import Task
-from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
 from penstock.store import (
     Store,
     Transaction,
     deletions,
     garbage,
-    leases,
     memories,
     sessions,
     tasks,
@@ -26,7 +25,6 @@ from penstock.store import (
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 2.0
-_LEASE = "expiries"
 _LEASE_SECONDS = 15.0
 _BATCH = 100
 _PAGE = 1000
@@ -47,7 +45,7 @@ class Expiries:
     def __init__(self, store: Store, *, quiet_seconds: float = _QUIET_SECONDS) -> None:
         self._store = store
         self._quiet_seconds = quiet_seconds
-        self._holder = new_id("exp")
+        self._leadership = Leadership(store, "expiries", lease_seconds=_LEASE_SECONDS)
         self._loop = Loop("expiries", self._round, seconds=_TICK_SECONDS)
         self._sweep_at = 0.0  # by the event loop's clock
         self._dirty = False  # something was deleted, and its bytes may still be in a journal
@@ -64,10 +62,7 @@ class Expiries:
             self._unsubscribe()
             self._unsubscribe = None
         await self._loop.stop()
-        try:
-            await self._store.transact(partial(leases.release, name=_LEASE, holder=self._holder))
-        except Unavailable as error:
-            log.warning("the lease of the expiries runs out by itself: %s", error)
+        await self._leadership.give_up()
 
     async def sweep(self) -> int:
         """Remove the contents that only deleted records referred to; how many."""
@@ -113,7 +108,7 @@ class Expiries:
         if self._dirty:
             self._dirty = False
             self._dirty = not await self._store.scrub()
-        if not await self._leads():
+        if not self._store.embedded and not await self._leadership.held():
             return
         while await self._end_waits() == _BATCH:
             pass
@@ -145,14 +140,6 @@ class Expiries:
         for task in ended:
             log.info("task %s of %s: nobody answered in time", task.id, task.agent)
         return len(ended)
-
-    async def _leads(self) -> bool:
-        if self._store.embedded:
-            return True
-        epoch = await self._store.transact(
-            partial(leases.acquire, name=_LEASE, holder=self._holder, seconds=_LEASE_SECONDS)
-        )
-        return epoch is not None
 
 
 async def _delete_session(tx: Transaction, *, session_id: str) -> None:

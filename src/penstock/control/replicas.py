@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
-from functools import partial
 
-from penstock.domain.errors import Unavailable
+from penstock.control.leadership import Leadership
 from penstock.domain.replicas import Load, Scaling, Wish
 from penstock.drivers.compute import Compute
-from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
 from penstock.rules.replicas import desired_replicas
-from penstock.store import Store, Transaction, leases, tasks
+from penstock.store import Store, Transaction, tasks
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
-_LEASE = "autoscaler"
 _LEASE_SECONDS = 10.0
 _FAILED_SECONDS = 5.0  # before a replica that ended or did not start is replaced
 
@@ -35,7 +31,7 @@ class Autoscaler:
         self._store = store
         self._compute = compute
         self._scaling = scaling
-        self._holder = new_id("ctl")
+        self._leadership = Leadership(store, "autoscaler", lease_seconds=_LEASE_SECONDS)
         self._wishes: tuple[Wish, ...] = ()
         self._asked = 0
         self._not_before = 0.0
@@ -54,8 +50,7 @@ class Autoscaler:
             self._unsubscribe = None
         await self._loop.stop()
         await self._compute.close()
-        with contextlib.suppress(Unavailable):
-            await self._store.transact(partial(leases.release, name=_LEASE, holder=self._holder))
+        await self._leadership.give_up()
 
     def _on_queue(self) -> None:
         """A task that nobody is there for must not wait for the next tick."""
@@ -63,7 +58,7 @@ class Autoscaler:
             self._loop.wake()
 
     async def _round(self) -> None:
-        if not await self._leads():
+        if not await self._leadership.held():
             self._asked = 0
             await self._compute.scale(0)
             return
@@ -104,7 +99,3 @@ class Autoscaler:
 
         backlog, in_flight = await self._store.read(work)
         return Load(backlog=backlog, in_flight=in_flight, replicas=await self._compute.count())
-
-    async def _leads(self) -> bool:
-        acquire = partial(leases.acquire, name=_LEASE, holder=self._holder, seconds=_LEASE_SECONDS)
-        return await self._store.transact(acquire) is not None

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from penstock.control.leadership import Leadership
 from penstock.domain.access import SYSTEM
-from penstock.domain.errors import Conflict, Unavailable
+from penstock.domain.errors import Conflict
 from penstock.domain.rollouts import Arm, Evidence, Facts, HardStopFacts, Outcome, Rollout
-from penstock.kit.ids import new_id
 from penstock.kit.loops import Loop
 from penstock.rules.evidence import fold
 from penstock.rules.outcomes import outcome
 from penstock.rules.rollouts import advance
 from penstock.rules.splits import fold_split
-from penstock.store import Store, Transaction, approvals, evidence, leases, rollouts, transitions
+from penstock.store import Store, Transaction, approvals, evidence, rollouts, transitions
 from penstock.store.evidence import Fold
 
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
-_LEASE = "controller"
 _LEASE_SECONDS = 10.0
 _RENEW_SECONDS = 3.0
 _FIRST_BATCH = 50  # sessions looked at while the oldest unknown one keeps the others waiting
@@ -51,9 +49,11 @@ class Controller:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._holder = new_id("ctl")
         self._loop = Loop("rollouts", self._round, seconds=_TICK_SECONDS)
-        self._renew_at = 0.0  # by the event loop's clock; before it the lease is one's own
+        # It only saves work: a leader that has lost it unawares fails every compare-and-set.
+        self._leadership = Leadership(
+            store, "controller", lease_seconds=_LEASE_SECONDS, renew_seconds=_RENEW_SECONDS
+        )
         self._failing: dict[str, str] = {}  # rollout → why it could not be moved on
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -68,15 +68,12 @@ class Controller:
             self._unsubscribe()
             self._unsubscribe = None
         await self._loop.stop()
-        try:
-            await self._store.transact(partial(leases.release, name=_LEASE, holder=self._holder))
-        except Unavailable as error:
-            log.warning("the lease of the rollout controller runs out by itself: %s", error)
+        await self._leadership.give_up()
 
     async def _round(self) -> None:
         active = await self._store.read(rollouts.active_ids)
         self._failing = {known: why for known, why in self._failing.items() if known in active}
-        if not active or not await self._leads():
+        if not active or not await self._leadership.held():
             return
         for rollout_id in active:
             try:
@@ -90,17 +87,6 @@ class Controller:
                 self._failing[rollout_id] = str(error)
             else:
                 self._failing.pop(rollout_id, None)
-
-    async def _leads(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        if now < self._renew_at:
-            return True
-        epoch = await self._store.transact(
-            partial(leases.acquire, name=_LEASE, holder=self._holder, seconds=_LEASE_SECONDS)
-        )
-        # The lease only saves work: a leader that has lost it unawares fails every compare-and-set.
-        self._renew_at = 0.0 if epoch is None else now + _RENEW_SECONDS
-        return epoch is not None
 
     async def _carry_on(self, rollout_id: str) -> None:
         """Ticks until there is nothing to do, or the other rollouts have waited long enough."""
