@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections in the middle: what a bad network does to a stream."""
+"""A TCP proxy that cuts connections, or swallows what they say: what a bad network does."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ from typing import Self
 
 
 class CuttingProxy:
-    """Forwards to a port of this machine; :meth:`cut` breaks whatever is open."""
+    """Forwards to a port of this machine; :meth:`cut` breaks whatever is open.
+
+    While it swallows, connections stay open and are accepted, and nothing gets through; what was
+    sent meanwhile arrives when it heals, as TCP would send it again.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._flowing = threading.Event()
+        self._flowing.set()
         self.connections = 0
 
     @property
+    def port(self) -> int:
+        return int(self._listening.getsockname()[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -29,6 +39,15 @@ class CuttingProxy:
     def __exit__(self, *_: object) -> None:
         self._listening.close()
         self.cut()
+        self.heal()
+
+    def swallow(self) -> None:
+        """Let nothing through, and hang up on nobody."""
+        self._flowing.clear()
+
+    def heal(self) -> None:
+        """Let through what was swallowed, and all that follows."""
+        self._flowing.set()
 
     def cut(self) -> None:
         """Break every connection; nobody says goodbye."""
@@ -59,6 +78,7 @@ class CuttingProxy:
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self._flowing.wait()
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):

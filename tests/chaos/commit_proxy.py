@@ -35,6 +35,7 @@ class CommitProxy:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._chance = random.Random(seed)
         self._deaf = threading.Event()
+        self._swallowing = threading.Event()
         self._over = threading.Event()
 
     @property
@@ -54,9 +55,14 @@ class CommitProxy:
         """Hold back whatever the database says: a partition that goes one way."""
         self._deaf.set()
 
+    def swallow(self) -> None:
+        """Hold back what either side says, and hang up on nobody: a network that loses packets."""
+        self._swallowing.set()
+
     def heal(self) -> None:
         """Let through what was held back, and all that follows."""
         self._deaf.clear()
+        self._swallowing.clear()
 
     def _accept(self) -> None:
         while True:
@@ -75,6 +81,8 @@ class CommitProxy:
     def _forward(self, client: socket.socket, database: socket.socket) -> None:
         while not self._over.is_set():
             ends = [client] if self._deaf.is_set() else [client, database]
+            if self._swallowing.is_set():
+                ends = []
             for end in select.select(ends, [], [], _LOOK_SECONDS)[0]:
                 data = end.recv(_CHUNK)
                 if not data:

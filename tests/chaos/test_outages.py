@@ -145,6 +145,24 @@ def test_a_server_that_does_not_hear_its_database_stops_and_comes_back(postgres,
         some_work(ledger)
 
 
+def test_a_network_swallows_what_is_said_and_hangs_up_on_nobody(postgres, tmp_path):
+    with (
+        CommitProxy(asyncio.run(postgres.database())) as proxy,
+        under_load(tmp_path, proxy.url) as (cluster, ledger),
+    ):
+        for _ in range(TIMES):
+            some_work(ledger)
+            proxy.swallow()
+            told = cluster.refused["unavailable"]
+            wait_until(
+                lambda told=told: cluster.refused["unavailable"] > told,
+                60,
+                otherwise="nobody was told to come back later",
+            )
+            proxy.heal()
+        some_work(ledger)
+
+
 def test_a_server_that_was_stopped_past_its_lease_finds_everything_taken(postgres, tmp_path):
     with under_load(tmp_path, asyncio.run(postgres.database())) as (cluster, ledger):
         for number in range(TIMES):

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 _CHANNEL = "penstock"
 _NOBODY = "-"  # a sender that is told, too
 _PAUSE_SECONDS = 0.002  # between two batches: under load they are shared, alone nothing waits
+_ANSWER_SECONDS = 10.0  # then the connection is made again
 _MOST = 10_000  # that are kept for a connection which is not there
 
 Notice = tuple[str, str]  # channel, payload
@@ -29,7 +30,10 @@ async def send(connection: Any, notices: Iterable[Notice], *, sender: str = _NOB
     batch = [f"{sender} {channel} {payload}" for channel, payload in notices]
     if batch:
         await connection.execute(
-            "select pg_notify($1, n) from unnest($2::text[]) n", _CHANNEL, batch
+            "select pg_notify($1, n) from unnest($2::text[]) n",
+            _CHANNEL,
+            batch,
+            timeout=_ANSWER_SECONDS,
         )
 
 

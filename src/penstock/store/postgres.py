@@ -20,6 +20,7 @@ from penstock.store.commits import Commit
 from penstock.store.groups import Groups
 from penstock.store.notices import Notices, send
 from penstock.store.queries import Query, load
+from penstock.store.silences import SILENCE_SECONDS, Silences
 from penstock.store.transaction import Line, Row, Value, Values, Work
 from penstock.store.workflows import Beginning
 
@@ -30,6 +31,9 @@ _POOL = 5
 _LANES = 2
 _POOLER = "pgbouncer"  # the parameter of an address that says so
 _RETRIES = 5
+_SILENCES_FOR_ROOM = 4  # to wait for a connection of the pool
+_SILENCES_TO_CONNECT = 2
+_CLOSE_SECONDS = 10.0
 _CHUNK_ROWS = 1000
 _CHUNK_BYTES = 1 << 20
 
@@ -53,18 +57,24 @@ class _Transaction:
         self._connection = connection
         self._queries = queries
         self.notices: list[tuple[str, str]] = []
+        self.answered = 0
 
     async def fetch_all(self, query: str, /, **parameters: Values) -> Sequence[Row]:
         sql, values = self._bind(query, parameters)
-        return cast("Sequence[Row]", await self._connection.fetch(sql, *values))
+        rows = cast("Sequence[Row]", await self._connection.fetch(sql, *values))
+        self.answered += 1
+        return rows
 
     async def fetch_one(self, query: str, /, **parameters: Values) -> Row | None:
         sql, values = self._bind(query, parameters)
-        return cast("Row | None", await self._connection.fetchrow(sql, *values))
+        row = cast("Row | None", await self._connection.fetchrow(sql, *values))
+        self.answered += 1
+        return row
 
     async def execute(self, query: str, /, **parameters: Values) -> int:
         sql, values = self._bind(query, parameters)
         status: str = await self._connection.execute(sql, *values)
+        self.answered += 1
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
@@ -73,6 +83,7 @@ class _Transaction:
             compiled = self._queries[query]
             values = [[row[name] for name in compiled.parameters] for row in rows]
             await self._connection.executemany(compiled.sql, values)
+            self.answered += 1
 
     def notify(self, channel: str, payload: str) -> None:
         self.notices.append((channel, payload))
@@ -173,14 +184,21 @@ class PostgresDatabase:
         connections: int = _POOL,
         lanes: int = _LANES,
         strict: bool = False,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         """Remember ``url``; ``deliver`` receives notifications on the event loop.
 
         Up to ``connections`` are open, beside the one that listens and those of the ``lanes`` that
-        commits go through. ``strict`` gives every commit a transaction of its own.
+        commits go through. ``strict`` gives every commit a transaction of its own. A connection
+        that has been silent for ``silence_seconds`` is looked after, and dropped if its answer
+        will not come.
         """
         self._url, self._pooled = _address(url)
         self._options: dict[str, Any] = {"statement_cache_size": 0} if self._pooled else {}
+        self._silence_seconds = silence_seconds
+        self._silences = Silences(
+            self._url, self._options, pooled=self._pooled, seconds=silence_seconds
+        )
         self._queries = load("postgres")
         self._pool: asyncpg.Pool[Any] | None = None
         self._lane_pool: asyncpg.Pool[Any] | None = None
@@ -213,16 +231,11 @@ class PostgresDatabase:
             await migrate(connection)
         finally:
             await connection.close()
-        self._pool = await asyncpg.create_pool(
-            self._url, min_size=1, max_size=self._connections, reset=_as_it_is, **self._options
-        )
+        self._pool = await self._made(1, self._connections)
         # What goes through a lane is one of a few large statements with arrays of any length, which
         # PostgreSQL would plan anew each time: that costs half as much as running one.
         planned = {} if self._pooled else {"plan_cache_mode": "force_generic_plan"}
-        self._lane_pool = await asyncpg.create_pool(
-            self._url, min_size=0, max_size=self._lanes, reset=_as_it_is, server_settings=planned,
-            **self._options,
-        )  # fmt: skip
+        self._lane_pool = await self._made(0, self._lanes, server_settings=planned)
         self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
 
     async def scrub(self) -> bool:
@@ -238,7 +251,9 @@ class PostgresDatabase:
                 await self._listening
         for pool in (self._lane_pool, self._pool):
             if pool is not None:
-                await pool.close()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE_SECONDS):  # then they are dropped
+                        await pool.close()
         self._pool = self._lane_pool = None
 
     async def transact(self, work: Work[T]) -> T:
@@ -267,12 +282,14 @@ class PostgresDatabase:
 
     async def _read(self, work: Work[T], **transaction: Any) -> T:
         try:
-            async with _connection(self._pool) as connection:
+            async with self._connection(self._pool) as connection:
+                tx = _Transaction(connection, self._queries)
                 begun = connection.transaction(**transaction) if transaction else _no_transaction()
-                async with begun:
-                    return await work(_Transaction(connection, self._queries))
+                with self._silences.watched(connection, tx):
+                    async with begun:
+                        return await work(tx)
         except _GONE as error:
-            raise Unavailable(f"PostgreSQL cannot be read: {error}") from error
+            raise Unavailable(f"PostgreSQL cannot be read: {_said(error)}") from error
 
     async def _in_lane(self, work: Work[T]) -> T:
         return await self._write(work, self._lane_pool, whole=True)
@@ -284,10 +301,12 @@ class PostgresDatabase:
     async def _write(self, work: Work[T], pool: asyncpg.Pool[Any] | None, *, whole: bool) -> T:
         for left in range(_RETRIES, -1, -1):
             try:
-                async with _connection(pool) as connection:
+                async with self._connection(pool) as connection:
                     tx = _Transaction(connection, self._queries)
-                    async with connection.transaction() if whole else _no_transaction():
-                        result = await work(tx)
+                    begun = connection.transaction() if whole else _no_transaction()
+                    with self._silences.watched(connection, tx):
+                        async with begun:
+                            result = await work(tx)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if not left:
                     raise
@@ -320,6 +339,22 @@ class PostgresDatabase:
                 yield _Snapshot(connection)
         finally:
             await connection.close(timeout=2)
+
+    async def _made(self, least: int, most: int, **options: Any) -> asyncpg.Pool[Any]:
+        return await asyncpg.create_pool(
+            self._url,
+            min_size=least,
+            max_size=most,
+            reset=_as_it_is,
+            timeout=_SILENCES_TO_CONNECT * self._silence_seconds,
+            **self._options,
+            **options,
+        )
+
+    def _connection(self, pool: asyncpg.Pool[Any] | None) -> Any:
+        if pool is None:
+            raise Unavailable("the database is closed")
+        return pool.acquire(timeout=_SILENCES_FOR_ROOM * self._silence_seconds)
 
     async def _listen(self) -> None:
         while True:
@@ -354,13 +389,11 @@ def _not_taken(error: Exception) -> Unavailable:
         hint = (
             "PostgreSQL has no room: look at its disk, memory and connections. Nothing was changed."
         )
-    return Unavailable(f"PostgreSQL did not take the write: {error}", hint=hint)
+    return Unavailable(f"PostgreSQL did not take the write: {_said(error)}", hint=hint)
 
 
-def _connection(pool: asyncpg.Pool[Any] | None) -> Any:
-    if pool is None:
-        raise Unavailable("the database is closed")
-    return pool.acquire()
+def _said(error: Exception) -> str:
+    return str(error) or "it does not answer"
 
 
 async def _as_it_is(_: Any) -> None:
