@@ -3,7 +3,7 @@
 select id from sessions s
 where id in (
     select id from sessions
-    where deleted_us is null and expires_us is not null and expires_us <= now_us()
+    where deleted_us is null and expires_us is not null and expires_us <= (select now_us())
     union
     select id from sessions where deleted_us is null and delete_requested = 1)
   and not exists (

@@ -115,7 +115,7 @@ where agent = :agent and not exists (
 -- name: expired
 -- Memories whose time is over.
 select agent, environment, namespace, key from memories
-where expires_us <= now_us()
+where expires_us <= (select now_us())
 order by expires_us
 limit :limit;
 

@@ -3,7 +3,7 @@
 update tasks set place = 2
 where id in (
   select id from tasks
-  where state = 'queued' and place = 1 and run_after_us <= now_us()
+  where state = 'queued' and place = 1 and run_after_us <= (select now_us())
   order by run_after_us
   limit :limit
   for update skip locked

@@ -58,7 +58,7 @@ limit :limit;
 update tasks set place = 2
 where id in (
   select id from tasks
-  where state = 'queued' and place = 1 and run_after_us <= now_us()
+  where state = 'queued' and place = 1 and run_after_us <= (select now_us())
   order by run_after_us
   limit :limit
 );
@@ -188,7 +188,7 @@ returning *;
 
 -- name: waited_out
 -- Tasks that have waited for a person as long as they may.
-select id from tasks where state = 'waiting' and wait_until_us <= now_us()
+select id from tasks where state = 'waiting' and wait_until_us <= (select now_us())
 order by wait_until_us limit :limit;
 
 -- name: expire_wait
@@ -250,7 +250,7 @@ select
     limit :most
   ) waiting) + (select count(*) from (
     select 1 from tasks
-    where state = 'queued' and place = 1 and run_after_us <= now_us() and environment <> 'library'
+    where state = 'queued' and place = 1 and run_after_us <= (select now_us()) and environment <> 'library'
     limit :most
   ) ripe) as backlog,
   (select count(*) from (
@@ -283,8 +283,15 @@ where session_id = :session_id and state in ('queued', 'running', 'waiting');
 select limit_hit from tasks where id = :id;
 
 -- name: counts
--- How many tasks of each agent are in which state.
-select agent, environment, state, count(*) as count from tasks group by agent, environment, state;
+-- How many tasks of each agent are in which state: each half has an index of its own. The order of
+-- another index must not tempt SQLite to look at every task for the few that have not ended.
+select coalesce(agent, '') as agent, environment, state, count(*) as count from tasks
+where state in ('queued', 'running', 'waiting')
+group by coalesce(agent, ''), environment, state
+union all
+select agent, environment, state, count(*) as count from tasks
+where state not in ('queued', 'running', 'waiting')
+group by agent, environment, state;
 
 -- name: of_session
 -- What an evaluator sees of a session: its tasks in order.
