@@ -22,7 +22,7 @@ from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TERMINAL, Ending, MultitaskStrategy, TaskState, Wait
 from penstock.rules.tasks import makes_way
 from penstock.runtime.reapers import _take_batch
-from penstock.store import checkpoints, endings, queues, tasks
+from penstock.store import checkpoints, endings, queues, tasks, waiting
 from rollout_world import AGENT, ENVIRONMENT
 
 EXAMPLES = {"sqlite": 40, "postgres": 8}
@@ -126,9 +126,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.accepted)
     @rule(which=PLACES)
     def answer(self, which):
-        waiting = [task for task in self.all() if task.state is TaskState.WAITING]
-        if waiting:
-            task = waiting[which % len(waiting)]
+        asking = [task for task in self.all() if task.state is TaskState.WAITING]
+        if asking:
+            task = asking[which % len(asking)]
             self.do(
                 self.world.store.transact(
                     partial(waiting.resume, task=task, answers={"a": 1}, said={})
@@ -204,8 +204,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_queue_is_as_long_as_it_says(self):
         load = self.read(partial(queues.load, queue=(AGENT, ENVIRONMENT)))
-        waiting = [t for t in self.all() if t.state is TaskState.QUEUED and t.epoch == 0]
-        assert load.waiting == len(waiting)
+        unbegun = [t for t in self.all() if t.state is TaskState.QUEUED and t.epoch == 0]
+        assert load.waiting == len(unbegun)
 
     def teardown(self):
         for task in self.all():
