@@ -340,8 +340,9 @@ class SqliteDatabase:
 
     def _drive(self, connection: sqlite3.Connection, job: _Job) -> None:
         tx = _Transaction(connection, self._queries)
-        coroutine = cast("Coroutine[Any, Any, Any]", job.work(tx))
+        coroutine: Coroutine[Any, Any, Any] | None = None
         try:
+            coroutine = cast("Coroutine[Any, Any, Any]", job.work(tx))
             coroutine.send(None)
         except StopIteration as stop:
             job.result = stop.value
