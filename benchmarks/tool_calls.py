@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
 
 import penstock  # noqa: E402 - as above
 from penstock.domain.releases import Limits  # noqa: E402 - as above
-from penstock.domain.tasks import ResourceClass  # noqa: E402 - as above
+from penstock.domain.tasks import Claim, ResourceClass  # noqa: E402 - as above
 from penstock.rules.limits import Terms  # noqa: E402 - as above
 from penstock.runtime.journals import Journal  # noqa: E402 - as above
 from penstock.runtime.tool_calls import ToolCalls  # noqa: E402 - as above
@@ -29,7 +29,7 @@ CALLS = 2000
 SIDE_BY_SIDE = 16
 
 
-async def claimed(store: Store, name: str) -> tasks.Claim:
+async def claimed(store: Store, name: str) -> Claim:
     """A running task."""
     digest = (await release(store, name)).digest
 
