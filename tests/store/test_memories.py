@@ -10,6 +10,7 @@ import pytest
 from langgraph.store.base import GetOp, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
+from comparing import by_sqlite_vec, one_by_one
 from penstock.actions.memories import MemoryActions
 from penstock.control.expiries import Expiries
 from penstock.domain.errors import Exhausted, Forbidden, Invalid, NotFound, Stale
@@ -25,6 +26,21 @@ from rollout_world import ADA, AGENT, ENVIRONMENT, VIEWER, release
 
 SCOPE = MemoryScope(agent=AGENT, environment=ENVIRONMENT)
 DAY = 86_400
+
+
+@pytest.fixture(params=["by the database", "one by one"])
+async def store(request, database, monkeypatch):
+    """An open store of each way to compare vectors that there is here."""
+    if request.param == "one by one":
+        one_by_one(monkeypatch)
+        yield await database.open()
+    elif database.kind == "postgres":
+        pytest.skip("PostgreSQL compares no vectors")
+    else:
+        with by_sqlite_vec(monkeypatch):
+            found = await database.open()
+            assert found.vectors.startswith("sqlite-vec")
+            yield found
 
 
 @pytest.fixture
@@ -311,6 +327,10 @@ async def test_a_vector_of_another_dimension_is_named(store, digest):
         await found.batch([search(vector=True)], [b"\x00" * 4])
     with pytest.raises(Invalid, match="float32"):
         await do(found, put("k", {}, vectors=1), blobs=[b"\x00" * 5])
+    with pytest.raises(Invalid, match="finite"):
+        await do(found, put("k", {}, vectors=1), blobs=[b"\x00\x00\xc0\x7f" * 2])
+    with pytest.raises(Invalid, match="finite"):
+        await found.batch([search(vector=True)], [b"\x00\x00\x80\x7f" * 2])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ class Numbers:
     exchanges: tuple[Totals, ...]
     rollouts: tuple[Rollout, ...]
     workers: tuple[WorkerRow, ...]
+    vectors: str | None  # the extension that compares those of memories
 
 
 class InsightActions:
@@ -80,6 +81,7 @@ class InsightActions:
                 exchanges=tuple(await exchanges.totals(tx)),
                 rollouts=tuple(await rollouts.active(tx)),
                 workers=tuple(await workers.listing(tx)),
+                vectors=self._store.vectors,
             )
 
         return await self._store.read(work)

@@ -98,6 +98,11 @@ class _Numbers(Collector):
         for worker in self._numbers.workers:
             capacity.add_metric((worker.id,), worker.capacity)
         yield capacity
+        vectors = GaugeMetricFamily(
+            "penstock_memory_vectors_info", "What compares vectors of memories", labels=("by",)
+        )
+        vectors.add_metric((self._numbers.vectors or "penstock",), 1)
+        yield vectors
 
     def _exchanges(self) -> Iterator[Metric]:
         labels = ("agent", "provider", "model", "outcome")

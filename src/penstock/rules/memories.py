@@ -128,6 +128,17 @@ def fits(namespace: Namespace, conditions: Sequence[tuple[str, Sequence[str]]]) 
     return True
 
 
+def checked_vector(vector: bytes) -> bytes:
+    """A vector that may be kept or looked for.
+
+    Raises:
+        Invalid: the bytes are none, or not all of its numbers are finite.
+    """
+    if not math.isfinite(sum(floats(vector))):
+        raise Invalid("a vector has finite numbers only")
+    return vector
+
+
 def floats(vector: bytes) -> array[float]:
     """A stored vector as numbers.
 
@@ -152,16 +163,21 @@ def ranked(query: bytes, candidates: Iterable[tuple[Any, bytes]]) -> list[tuple[
     best: dict[Any, float] = {}
     for name, vector in candidates:
         if len(vector) != len(query):
-            raise Invalid(
-                f"the query has {len(wanted)} dimensions and a memory {len(vector) // 4}",
-                hint="Was the embedding model changed? Write the memories again.",
-            )
+            raise other_dimension(query, len(vector))
         found = floats(vector)
         product = length * math.sqrt(sum(map(mul, found, found)))
         score = sum(map(mul, wanted, found)) / product if product else 0.0
         if score > best.get(name, -math.inf):
             best[name] = score
     return sorted(best.items(), key=lambda pair: -pair[1])
+
+
+def other_dimension(query: bytes, size_bytes: int) -> Invalid:
+    """What is said when a memory has a vector of ``size_bytes``, which the query has not."""
+    return Invalid(
+        f"the query has {len(query) // 4} dimensions and a memory {size_bytes // 4}",
+        hint="Was the embedding model changed? Write the memories again.",
+    )
 
 
 def _gather(value: Any, found: list[str]) -> None:

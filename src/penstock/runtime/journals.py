@@ -242,6 +242,11 @@ class Journal:
             )
         return self._memory_scope
 
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether the database can be asked what is near a vector."""
+        return self._store.vectors is not None
+
     async def commit_logs(self, pieces: Sequence[tuple[str, str]]) -> None:
         """Keep what was printed."""
         first = self._lines + 1

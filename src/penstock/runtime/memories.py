@@ -17,8 +17,8 @@ from penstock.rules.memories import (
     MOST_VALUE_BYTES,
     checked,
     checked_key,
+    checked_vector,
     fits,
-    floats,
     may_touch,
     ranked,
     words_of,
@@ -31,12 +31,14 @@ _encode = msgspec.json.Encoder().encode
 
 _MOST_OPS = 1000
 _MOST_FOUND_BYTES = 16 << 20  # of one answer
-_MOST_VECTORS = 10_000  # that one search compares: of more, those written last
+_MOST_VECTORS = 10_000  # that one search compares here: of more, those written last
 _PAGE = 200
+_LARGER = 10  # is the next page of what the database ranks
 _FARTHEST = 1_000_000
 _LONGEST_TTL_US = 100 * 366 * 86_400 * 1_000_000
 
 _Op = Mapping[str, Any]
+_Ranked = tuple[tuple[Namespace, str], float]  # namespace and key, cosine
 
 
 async def answer(journal: Journal, call: dict[str, Any], blobs: list[bytes]) -> Answer:
@@ -128,14 +130,12 @@ class Memories:
                 f"memory {key!r} has {size} bytes; the limit is {MOST_VALUE_BYTES}",
                 hint="Keep a reference to the data instead.",
             )
-        for vector in vectors:
-            floats(vector)
         return NewMemory(
             namespace=namespace,
             key=key,
             value=value,
             words=words_of(value) if op.get("searchable", True) else "",
-            vectors=tuple(vectors),
+            vectors=tuple(map(checked_vector, vectors)),
             ttl_us=_ttl_us(op.get("ttl")),
         )
 
@@ -155,7 +155,7 @@ class Memories:
         wanted = op.get("filter") or {}
         found: list[Memory] = []
         if vector is not None:
-            candidates = self._near(prefix, vector)
+            candidates = self._near(prefix, checked_vector(vector))
         else:
             candidates = self._listed(prefix, op.get("query") or "")
         async for memory in candidates:
@@ -189,10 +189,8 @@ class Memories:
 
     async def _near(self, prefix: Namespace, vector: bytes) -> AsyncIterator[Memory]:
         """Those with a vector by their cosine, then the others."""
-        candidates = await self._journal.read(
-            partial(memories.vectors, scope=self._scope, prefix=prefix, limit=_MOST_VECTORS)
-        )
-        for (namespace, key), score in await asyncio.to_thread(ranked, vector, candidates):
+        ranking = self._ranked_there if self._journal.compares_vectors else self._ranked_here
+        async for (namespace, key), score in ranking(prefix, vector):
             found = await self._journal.read(
                 partial(memories.get, scope=self._scope, namespace=namespace, key=key)
             )
@@ -200,6 +198,36 @@ class Memories:
                 yield replace(found, score=score)
         async for memory in self._listed(prefix, "", scoreless=True):
             yield memory
+
+    async def _ranked_here(self, prefix: Namespace, vector: bytes) -> AsyncIterator[_Ranked]:
+        candidates = await self._journal.read(
+            partial(memories.vectors, scope=self._scope, prefix=prefix, limit=_MOST_VECTORS)
+        )
+        for ranking in await asyncio.to_thread(ranked, vector, candidates):
+            yield ranking
+
+    async def _ranked_there(self, prefix: Namespace, vector: bytes) -> AsyncIterator[_Ranked]:
+        """By the database, which compares all of them again for every page."""
+        given: set[tuple[Namespace, str]] = set()  # between two pages the order may change
+        limit, offset = _PAGE, 0
+        while True:
+            some = await self._journal.read(
+                partial(
+                    memories.nearest,
+                    scope=self._scope,
+                    prefix=prefix,
+                    vector=vector,
+                    limit=limit,
+                    offset=offset,
+                )
+            )
+            for place, score in some:
+                if place not in given:
+                    given.add(place)
+                    yield place, score
+            if len(some) < limit:
+                return
+            limit, offset = limit * _LARGER, offset + limit
 
     async def _namespaces(self, op: _Op) -> list[Any]:
         conditions = [(str(kind), tuple(path)) for kind, path in op.get("conditions") or ()]

@@ -68,6 +68,11 @@ class Store:
         return isinstance(self._database, SqliteDatabase)
 
     @property
+    def vectors(self) -> str | None:
+        """Which extension compares vectors in the database, with its version; None: none does."""
+        return self._database.vectors
+
+    @property
     def refusing(self) -> bool:
         """Whether the database has refused a write in the last seconds: its disk may be full."""
         at = self._refused_at

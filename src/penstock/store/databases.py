@@ -18,6 +18,8 @@ Deliver = Callable[[str, str], None]  # channel, payload; on the store's event l
 class Database(Protocol):
     """What a store stands on."""
 
+    vectors: str | None  # which extension compares vectors, while it is open
+
     async def transact(self, work: Work[T]) -> T:
         """Run ``work`` and commit it."""
         ...

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.domain.memories import USERS, Memory, MemoryScope, Namespace, NewMemory
-from penstock.rules.memories import after_all, parts, query_words, stored
+from penstock.rules.memories import after_all, other_dimension, parts, query_words, stored
 from penstock.store.transaction import Row, Transaction, Value
 
 _encode = msgspec.json.Encoder().encode
@@ -94,6 +94,32 @@ async def vectors(
     """What embeddings made of the memories below ``prefix``: (namespace, key) and vector."""
     rows = await tx.fetch_all("memories.vectors", **_below(scope, prefix), limit=limit)
     return [((parts(row["namespace"]), row["key"]), bytes(row["vector"])) for row in rows]
+
+
+async def nearest(
+    tx: Transaction,
+    scope: MemoryScope,
+    prefix: Namespace,
+    vector: bytes,
+    *,
+    limit: int,
+    offset: int,
+) -> list[tuple[tuple[Namespace, str], float]]:
+    """As ``rules.memories.ranked``, by a database that compares vectors: (namespace, key), cosine.
+
+    Raises:
+        Invalid: a vector has another dimension than the query.
+    """
+    rows = await tx.fetch_all(
+        "memories.nearest",
+        **_below(scope, prefix),
+        vector=vector,
+        limit=limit,
+        offset=offset,
+    )
+    if rows and rows[0]["other_bytes"]:
+        raise other_dimension(vector, rows[0]["other_bytes"])
+    return [((parts(row["namespace"]), row["key"]), row["score"]) for row in rows]
 
 
 async def namespaces(tx: Transaction, scope: MemoryScope) -> list[Namespace]:

@@ -212,6 +212,7 @@ class PostgresDatabase:
             **({"most": 1} if strict else {}),
         )
         self._listening: asyncio.Task[None] | None = None
+        self.vectors: str | None = None
 
     async def open(self, migrate: Callable[[Any], Awaitable[None]]) -> None:
         """Connect, bring the schema up to date, listen.

@@ -25,6 +25,7 @@ from penstock.kit.clock import BootClock, Clock
 from penstock.store.commits import Commit, apply
 from penstock.store.queries import Query, load
 from penstock.store.transaction import Line, Row, Value, Values, Work
+from penstock.store.vectors import load_sqlite_vec
 
 T = TypeVar("T")
 
@@ -167,6 +168,7 @@ class SqliteDatabase:
         self._lock_file: int | None = None
         self._clock: Clock = BootClock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.vectors: str | None = None
 
     # ------------------------------------------------------------ life
 
@@ -182,6 +184,7 @@ class SqliteDatabase:
         try:
             writer = self._connect()
             migrate(writer)
+            self.vectors = load_sqlite_vec(writer)
             self._clock = BootClock(not_before_us=self._last_time_us(writer))
         except BaseException:
             self._drop_lock()
@@ -189,6 +192,8 @@ class SqliteDatabase:
         self._start("penstock-writer", self._write_loop, writer)
         for number in range(_READERS):
             reader = self._connect()
+            if self.vectors is not None:
+                load_sqlite_vec(reader)
             reader.execute("pragma query_only = on")
             self._start(f"penstock-reader-{number}", self._read_loop, reader)
 

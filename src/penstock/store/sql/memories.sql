@@ -79,6 +79,28 @@ where m.agent = :agent and m.environment = :environment
 order by m.updated_us desc, v.namespace, v.key, v.number
 limit :limit;
 
+-- name: nearest
+-- Memories below a namespace by the cosine of the best of their vectors, where the database compares
+-- vectors. One with a vector of another dimension comes first.
+select namespace, key, max(coalesce(1 - distance, 0)) as score, max(other_bytes) as other_bytes
+from (
+  select v.namespace, v.key, m.updated_us,
+    case when length(v.vector) = length(:vector)
+      then vec_distance_cosine(v.vector, :vector) end as distance,
+    case when length(v.vector) = length(:vector) then 0 else length(v.vector) end as other_bytes
+  from memories m
+  join memory_vectors v on v.agent = m.agent and v.environment = m.environment
+    and v.namespace = m.namespace and v.key = m.key
+  where m.agent = :agent and m.environment = :environment
+    and m.namespace >= :first and m.namespace < :beyond
+    and (m.expires_us is null or m.expires_us > now_us())
+    and (:own = '' or m.namespace < :users_first or m.namespace >= :users_beyond
+         or substr(m.namespace, 1, length(:own)) = :own)
+) as compared
+group by namespace, key
+order by other_bytes desc, score desc, max(updated_us) desc, namespace, key
+limit :limit offset :offset;
+
 -- name: namespaces
 -- Every namespace in which something is remembered.
 select distinct namespace from memories
