@@ -17,13 +17,26 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import pytest
 
-from penstock.actions import backups as archive
+from penstock.actions import archives
 from penstock.actions.access import AccessActions
-from penstock.actions.backups import BackupActions, restore, standing, verify
+from penstock.actions.archives import verify
+from penstock.actions.backups import BackupActions
+from penstock.actions.restores import restore
 from penstock.actions.rollouts import RolloutActions
+from penstock.actions.upgrades import standing
 from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, Damaged, Forbidden, Invalid, NotFound, PenstockError
-from penstock.store import agents, audit, backups, blobs, migrate, postgres, settings, sqlite
+from penstock.store import (
+    agents,
+    audit,
+    backups,
+    blobs,
+    migrate,
+    postgres,
+    restores,
+    settings,
+    sqlite,
+)
 from rollout_world import ADA, AGENT, ENVIRONMENT, VIEWER, release, serve
 
 PEPPER = secrets.token_hex(32)
@@ -143,7 +156,7 @@ async def _reading(database):
 
 
 def _sql(dialect, what):
-    return what if " " in what else backups._sql(dialect, what)
+    return what if " " in what else backups.statement(dialect, what)
 
 
 async def is_empty(database):
@@ -289,9 +302,9 @@ async def test_a_byte_that_was_changed_or_cut_off_is_found_and_nothing_restored(
 
 def made(file, members, *, about=None, index=None):
     """A backup whose seal is right, whatever it holds."""
-    writer = archive._Writer()
+    writer = archives.ArchiveWriter()
     said = {
-        "format": 1, "schema": backups.newest("sqlite"), "made_us": 1, "penstock": "0",
+        "format": 1, "schema": migrate.newest("sqlite"), "made_us": 1, "penstock": "0",
         "database": "sqlite", **(about or {}),
     }  # fmt: skip
     content = writer.magic + writer.member("penstock-backup.json", msgspec.json.encode(said))
@@ -419,7 +432,7 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(
     await restore(file, home=target.home, url=target.url)
     async with _reading(target) as fetch:
         (schema,) = await fetch("schema")
-        assert schema["version"] == backups.newest(target.kind)
+        assert schema["version"] == migrate.newest(target.kind)
         (row,) = await fetch("select agent, name, label from components")
         assert tuple(row) == ("a", "", "v1")
 
@@ -471,7 +484,7 @@ async def test_both_databases_have_the_same_tables_columns_and_kinds_of_values(d
 
 
 def test_a_restore_and_a_server_that_starts_wait_for_the_same_lock():
-    assert backups._MIGRATING == migrate._LOCK
+    assert restores._MIGRATING == migrate._LOCK
 
 
 async def test_a_look_at_a_database_sees_what_waits_and_changes_nothing(world, database):
@@ -480,7 +493,7 @@ async def test_a_look_at_a_database_sees_what_waits_and_changes_nothing(world, d
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     found = await standing(home=home, url=database.url)
     assert (found.database, found.schema, found.pending) == (
-        database.kind, backups.newest(database.kind), (),
+        database.kind, migrate.newest(database.kind), (),
     )  # fmt: skip
     assert (found.queued, found.running, found.servers) == (0, 0, ())
     assert found.rollouts == (f"{AGENT}/{ENVIRONMENT} ramping",)

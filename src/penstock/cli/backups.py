@@ -12,8 +12,8 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from penstock.actions.backups import Contents, verify
-from penstock.actions.backups import restore as put_back
+from penstock.actions.archives import Contents, verify
+from penstock.actions.restores import restore as put_back
 from penstock.cli.connections import connect, server_options
 from penstock.cli.connections import home as usual_home
 from penstock.cli.output import emit, json_option, strong, when

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from penstock.actions.backups import Standing, standing
+from penstock.actions.upgrades import Standing, standing
 from penstock.cli.backups import data_directory, store_options
 from penstock.cli.output import emit, json_option, strong
 

@@ -23,6 +23,16 @@ def migrations(dialect: Dialect) -> list[tuple[int, str, str]]:
     return sorted(found)
 
 
+def newest(dialect: Dialect) -> int:
+    """The newest migration of this program."""
+    return max(version for version, _, _ in migrations(dialect))
+
+
+def between(dialect: Dialect, after: int, until: int) -> list[tuple[int, str, str]]:
+    """The migrations behind one version, up to another one."""
+    return [found for found in migrations(dialect) if after < found[0] <= until]
+
+
 def migrate_sqlite(connection: sqlite3.Connection) -> None:
     """Bring an embedded database up to date, each migration in a transaction of its own.
 
