@@ -1,24 +1,24 @@
-"""The registry of component versions: published, listed, compared, labelled, deleted."""
+"""The registry of component versions: published, listed, compared, deleted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.actions.labels import note, point
 from penstock.actions.publications import published
 from penstock.actions.releases import unified
 from penstock.domain.access import Actor
-from penstock.domain.components import Component, ComponentKind, Label, LabelMove
-from penstock.domain.errors import Conflict, Invalid, NotFound
+from penstock.domain.components import Component, ComponentKind
+from penstock.domain.errors import Conflict
 from penstock.rules import labels as label_rules
 from penstock.rules import prompts, versions
 from penstock.rules.access import check
 from penstock.rules.compositions import SUFFIX
 from penstock.rules.differences import Changed, changes
 from penstock.rules.releases import digest_bytes
-from penstock.store import Store, Transaction, agents, audit, blobs, components, labels
+from penstock.store import Store, Transaction, agents, blobs, components, labels
 
 _MOST = 20_000
 
@@ -53,7 +53,7 @@ class Comparison:
 
 
 class ComponentActions:
-    """What may be done with component versions and labels."""
+    """What may be done with component versions."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -104,9 +104,9 @@ class ComponentActions:
                 tx, agent, part, message=message, created_by=actor.name
             )
             if created:
-                await _audit(tx, actor, "component.publish", component, {"message": message})
+                await note(tx, actor, "component.publish", component, {"message": message})
             for label in move:
-                await _move(tx, actor, component, label, message=message)
+                await point(tx, actor, component, label, message=message)
             return Published(component=component, created=created, moved=move)
 
         return await published(self._store, work)
@@ -128,7 +128,7 @@ class ComponentActions:
             Invalid: there is no such kind.
         """
         check(actor, "release.read")
-        wanted = None if kind is None else _kind(kind)
+        wanted = None if kind is None else versions.kind_of(kind)
 
         async def work(tx: Transaction) -> list[Component]:
             await agents.get(tx, agent)
@@ -148,7 +148,7 @@ class ComponentActions:
 
         async def work(tx: Transaction) -> list[Component]:
             await agents.get(tx, agent)
-            return await components.newest(tx, agent, _kind(kind))
+            return await components.newest(tx, agent, versions.kind_of(kind))
 
         return await self._store.read(work)
 
@@ -163,7 +163,7 @@ class ComponentActions:
         check(actor, "release.read")
 
         async def work(tx: Transaction) -> Shown:
-            component = await components.find(tx, agent, _kind(kind), name, ref)
+            component = await components.find(tx, agent, versions.kind_of(kind), name, ref)
             content = json.loads(await components.content(tx, component))
             return Shown(
                 component=component,
@@ -185,8 +185,8 @@ class ComponentActions:
         check(actor, "release.read")
 
         async def work(tx: Transaction) -> Comparison:
-            old = await components.find(tx, agent, _kind(kind), name, before)
-            new = await components.find(tx, agent, _kind(kind), name, after)
+            old = await components.find(tx, agent, versions.kind_of(kind), name, before)
+            new = await components.find(tx, agent, versions.kind_of(kind), name, after)
             texts = [await _text(tx, item) for item in (old, new)]
             contents = [json.loads(await components.content(tx, item)) for item in (old, new)]
             text = None
@@ -210,7 +210,7 @@ class ComponentActions:
         check(actor, "component.write")
 
         async def work(tx: Transaction) -> Component:
-            component = await components.find(tx, agent, _kind(kind), name, ref)
+            component = await components.find(tx, agent, versions.kind_of(kind), name, ref)
             used = await components.users(tx, component)
             if used:
                 shown = ", ".join(f"v{number}" for number in used[:10])
@@ -229,158 +229,10 @@ class ComponentActions:
                     hint="Move the label to another version first.",
                 )
             await components.delete(tx, component, deleted_by=actor.name)
-            await _audit(tx, actor, "component.delete", component, {})
+            await note(tx, actor, "component.delete", component, {})
             return component
 
         return await self._store.transact(work)
-
-    # ------------------------------------------------------------ labels
-
-    async def move_label(
-        self,
-        actor: Actor,
-        agent: str,
-        kind: str,
-        name: str,
-        label: str,
-        *,
-        to: str,
-        message: str = "",
-        expect: str | None = None,
-    ) -> Label:
-        """Point a label at a version.
-
-        Args:
-            actor: who; an administrator for a protected label.
-            agent: whose.
-            kind: of the component.
-            name: of the prompt or alias.
-            label: production, staging, an own one.
-            to: the version.
-            message: why.
-            expect: the version it is believed to point at; another is a conflict.
-
-        Raises:
-            Forbidden: the label is protected.
-            Conflict: somebody has moved it meanwhile.
-        """
-        check(actor, "component.write")
-        label_rules.check_label(label)
-
-        async def work(tx: Transaction) -> Label:
-            target = await components.find(tx, agent, _kind(kind), name, to)
-            if expect is not None:
-                seen = await labels.get(tx, agent, target.kind, name, label)
-                at = await components.find(tx, agent, target.kind, name, expect)
-                if seen is None or seen.digest != at.digest:
-                    raise Conflict(
-                        f"the label {label} does not point at {at.label} any more",
-                        hint="Look where it points now, and move it again if you still want to.",
-                    )
-            return await _move(tx, actor, target, label, message=message)
-
-        return await self._store.transact(work)
-
-    async def remove_label(
-        self, actor: Actor, agent: str, kind: str, name: str, label: str, *, message: str = ""
-    ) -> None:
-        """Take a label away.
-
-        Raises:
-            NotFound: it is not set.
-            Forbidden: it is protected.
-        """
-        check(actor, "component.write")
-
-        async def work(tx: Transaction) -> None:
-            await _check_protection(tx, actor, agent, label)
-            seen = await labels.get(tx, agent, _kind(kind), name, label)
-            if seen is None:
-                raise NotFound(f"the label {label} is not set on {kind} {name}".rstrip())
-            await labels.remove(tx, seen, message=message, moved_by=actor.name)
-            target = await components.by_digest(tx, agent, seen.kind, name, seen.digest)
-            if target is not None:
-                await _audit(tx, actor, "label.remove", target, {"label": label, "why": message})
-
-        await self._store.transact(work)
-
-    async def labels(
-        self, actor: Actor, agent: str, kind: str, name: str
-    ) -> tuple[list[Label], list[LabelMove], list[str]]:
-        """Where the labels point, where they have been, and which are protected."""
-        check(actor, "release.read")
-
-        async def work(tx: Transaction) -> tuple[list[Label], list[LabelMove], list[str]]:
-            await agents.get(tx, agent)
-            return (
-                await labels.listing(tx, agent, _kind(kind), name),
-                await labels.moves(tx, agent, _kind(kind), name),
-                [*label_rules.PROTECTED, *await labels.protected(tx, agent)],
-            )
-
-        return await self._store.read(work)
-
-    async def protect_label(self, actor: Actor, agent: str, label: str, *, protected: bool) -> None:
-        """Let only administrators move a label, or every operator again.
-
-        Raises:
-            Invalid: it is always protected.
-        """
-        check(actor, "label.protect")
-        label_rules.check_label(label)
-        if label in label_rules.PROTECTED and not protected:
-            raise Invalid(f"the label {label} is always protected")
-
-        async def work(tx: Transaction) -> None:
-            await agents.get(tx, agent)
-            await labels.protect(tx, agent, label, protected=protected)
-            await audit.add(
-                tx,
-                actor,
-                "label.protect" if protected else "label.unprotect",
-                object_kind="agent",
-                object_id=agent,
-                detail={"label": label},
-            )
-
-        await self._store.transact(work)
-
-
-# ---------------------------------------------------------------- parts of transactions
-
-
-async def _move(
-    tx: Transaction, actor: Actor, target: Component, label: str, *, message: str
-) -> Label:
-    await _check_protection(tx, actor, target.agent, label)
-    seen = await labels.get(tx, target.agent, target.kind, target.name, label)
-    if seen is not None and seen.digest == target.digest:
-        return seen
-    own = await tx.fetch_one(
-        "components.by_label",
-        agent=target.agent,
-        kind=target.kind.value,
-        name=target.name,
-        label=label,
-    )
-    if own is not None:
-        raise Invalid(
-            f"{label} is a version's own label, which never moves", hint="Choose another."
-        )
-    moved = await labels.move(tx, target, label, seen=seen, message=message, moved_by=actor.name)
-    detail = {
-        "label": label,
-        "before": None if seen is None else seen.digest,
-        "after": target.digest,
-        "why": message,
-    }
-    await _audit(tx, actor, "label.move", target, detail)
-    return moved
-
-
-async def _check_protection(tx: Transaction, actor: Actor, agent: str, label: str) -> None:
-    if label in label_rules.PROTECTED or await labels.is_protected(tx, agent, label):
-        check(actor, "label.protected")
 
 
 async def _expect(
@@ -409,24 +261,3 @@ async def _text(tx: Transaction, component: Component) -> str | None:
 
 def _is_prompt(component: Component) -> bool:
     return component.kind is ComponentKind.PROMPT and bool(component.name)
-
-
-async def _audit(
-    tx: Transaction, actor: Actor, action: str, component: Component, detail: Mapping[str, Any]
-) -> None:
-    await audit.add(
-        tx,
-        actor,
-        action,
-        object_kind="component",
-        object_id=f"{component.agent}/{component.kind.value}/{component.name}",
-        detail={"version": component.label, "digest": component.digest, **detail},
-    )
-
-
-def _kind(kind: str) -> ComponentKind:
-    if kind not in set(ComponentKind):
-        raise Invalid(
-            f"{kind!r} is no kind of component", hint=f"One of: {', '.join(ComponentKind)}."
-        )
-    return ComponentKind(kind)

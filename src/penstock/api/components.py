@@ -107,7 +107,7 @@ async def diff_components(
 @router.get("/components/{kind}/{name}/labels")
 async def list_labels(agent: str, kind: str, name: str, asked: Asked, by: By) -> Response:
     """Where the labels point, and where they have been."""
-    now, moves, protected = await asked.components.labels(by, agent, kind, _name(name))
+    now, moves, protected = await asked.labels.listing(by, agent, kind, _name(name))
     return answer({"items": now, "moves": moves, "protected": protected})
 
 
@@ -117,7 +117,7 @@ async def move_label(
 ) -> Response:
     """Point a label at a version."""
     body = await read(request, MoveLabel)
-    moved = await asked.components.move_label(
+    moved = await asked.labels.move(
         by,
         agent,
         kind,
@@ -135,7 +135,7 @@ async def remove_label(
     agent: str, kind: str, name: str, label: str, asked: Asked, by: By, message: str = ""
 ) -> Response:
     """Take a label away."""
-    await asked.components.remove_label(by, agent, kind, _name(name), label, message=message)
+    await asked.labels.remove(by, agent, kind, _name(name), label, message=message)
     return answer({"removed": label})
 
 
@@ -143,7 +143,7 @@ async def remove_label(
 async def protect_label(agent: str, label: str, request: Request, asked: Asked, by: By) -> Response:
     """Let only administrators move a label, or every operator again."""
     body = await read(request, ProtectLabel)
-    await asked.components.protect_label(by, agent, label, protected=body.protected)
+    await asked.labels.protect(by, agent, label, protected=body.protected)
     return answer({"label": label, "protected": body.protected})
 
 

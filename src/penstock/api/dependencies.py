@@ -19,6 +19,7 @@ from penstock.actions.deletions import DeletionActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
+from penstock.actions.labels import LabelActions
 from penstock.actions.memories import MemoryActions
 from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
@@ -43,6 +44,7 @@ class Actions:
     attachments: AttachmentActions
     backups: BackupActions
     components: ComponentActions
+    labels: LabelActions
     deletions: DeletionActions
     environments: EnvironmentActions
     garbage: GarbageActions

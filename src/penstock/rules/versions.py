@@ -6,9 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from penstock.domain.components import WHOLE, ComponentKind, NewComponent
+from penstock.domain.errors import Invalid
 from penstock.rules.compositions import prompt_name
 from penstock.rules.prompts import Prompt
 from penstock.rules.releases import Parts, canonical, contents, digest_json
+
+
+def kind_of(name: str) -> ComponentKind:
+    """A kind of component by its name.
+
+    Raises:
+        Invalid: there is no such kind.
+    """
+    if name not in set(ComponentKind):
+        raise Invalid(
+            f"{name!r} is no kind of component", hint=f"One of: {', '.join(ComponentKind)}."
+        )
+    return ComponentKind(name)
 
 
 def of_parts(parts: Parts, prompts: Mapping[str, Prompt]) -> tuple[NewComponent, ...]:

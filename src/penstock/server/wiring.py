@@ -23,6 +23,7 @@ from penstock.actions.deletions import DeletionActions
 from penstock.actions.environments import EnvironmentActions
 from penstock.actions.garbage import GarbageActions
 from penstock.actions.insight import InsightActions
+from penstock.actions.labels import LabelActions
 from penstock.actions.memories import MemoryActions
 from penstock.actions.registries import RegistryActions
 from penstock.actions.releases import ReleaseActions
@@ -161,6 +162,7 @@ class Server:
             attachment_bytes=settings.attachment_bytes,
             backups=BackupActions(store, home=settings.home),
             components=ComponentActions(store),
+            labels=LabelActions(store),
             deletions=DeletionActions(store),
             environments=environments,
             garbage=GarbageActions(store),
