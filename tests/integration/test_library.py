@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from penstock import step
+from penstock.actions.workers import WorkerActions
+from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, Invalid, PenstockError, Unavailable
 from penstock.library import WorkflowFailed, Workflows
 from penstock.store import claims, endings, tasks
@@ -194,6 +196,21 @@ async def test_leaving_hands_back_what_runs(work, database):
     store = await database.open()
     (task,) = await store.read(partial(tasks.listing, limit=10))
     assert (task.state, task.steps) == ("queued", 1)
+
+
+async def test_a_program_is_listed_and_is_not_a_servers_to_drain(work, database):
+    async with work:
+        actions = WorkerActions(work._store)
+
+        async def ask():
+            (row,) = await actions.listing(SYSTEM)
+            with pytest.raises(Conflict, match="runs workflows of its own"):
+                await actions.drain(SYSTEM, row.id)
+            return row
+
+        row = await work._aside(ask())
+        assert (row.kind, row.draining, row.pid) == ("program", False, os.getpid())
+        assert await work.run(both, "x") == [1, 2, 3]
 
 
 async def test_what_was_stopped_while_nobody_took_it_over_goes_on(work):

@@ -88,7 +88,14 @@ def test_a_transaction_that_dies_inside_leaves_nothing():
 
     async def work(tx: Transaction):
         await tx.execute(
-            "workers.register", id="w", host="h", pid=1, process="", lease_us=1, capacity=1
+            "workers.register",
+            id="w",
+            host="h",
+            pid=1,
+            process="",
+            kind="server",
+            lease_us=1,
+            capacity=1,
         )
         await tx.fetch_all("workers.registered")
 

@@ -242,6 +242,7 @@ async def test_a_write_during_a_backup_is_whole_or_absent(world, database, targe
             pid=1,
             lease_us=1,
             capacity=1,
+            kind="server",
             process="",
         )
 

@@ -17,4 +17,4 @@ from penstock.cli.workers import _state
     ],
 )
 def test_a_server_without_attempts_is_not_said_to_take_tasks(draining, capacity, said):
-    assert _state({"draining": draining, "capacity": capacity}) == said
+    assert _state({"kind": "server", "draining": draining, "capacity": capacity}) == said

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from penstock.domain.access import Actor
-from penstock.domain.errors import NotFound
+from penstock.domain.errors import Conflict, NotFound
 from penstock.rules.access import check
 from penstock.store import Store, Transaction, audit, workers
-from penstock.store.workers import WorkerRow
+from penstock.store.workers import WorkerKind, WorkerRow
 
 
 class WorkerActions:
@@ -25,10 +25,17 @@ class WorkerActions:
 
         Raises:
             NotFound: there is no worker of this name.
+            Conflict: it is a program that runs workflows of its own.
         """
         check(actor, "worker.drain")
 
         async def work(tx: Transaction) -> None:
+            if await workers.kind(tx, worker_id) is WorkerKind.PROGRAM:
+                raise Conflict(
+                    f"{worker_id} is a program that runs workflows of its own",
+                    hint="Stop that program: it leaves as it stops, and others go on with its"
+                    " workflows. penstock workers says where it runs.",
+                )
             if not await workers.ask_to_drain(tx, worker_id):
                 raise NotFound(
                     f"there is no worker {worker_id}", hint="They are listed by: penstock workers"

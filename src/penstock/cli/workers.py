@@ -59,4 +59,6 @@ def _show(found: dict[str, Any]) -> None:
 def _state(worker: Mapping[str, Any]) -> str:
     if worker["draining"]:
         return "draining"
+    if worker["kind"] == "program":
+        return "runs its own workflows"
     return "taking tasks" if worker["capacity"] else "leaves them to others"

@@ -299,6 +299,7 @@ class Workflows:
             pid=os.getpid(),
             lease_seconds=LEASE_SECONDS,
             capacity=0,  # it takes nothing from the servers' queue
+            kind=workers.WorkerKind.PROGRAM,
             process=presence.of_this_process(),
         )
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from penstock.store.transaction import Transaction
 
 
+class WorkerKind(StrEnum):
+    """What a process that runs tasks is."""
+
+    SERVER = "server"
+    PROGRAM = "program"  # runs workflows of its own (``penstock.library``)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerRow:
-    """A server process that runs tasks."""
+    """A process that runs tasks."""
 
     id: str
+    kind: WorkerKind
     host: str
     pid: int
     started_us: int
@@ -42,6 +51,7 @@ async def register(
     lease_seconds: float,
     capacity: int,
     process: str = "",
+    kind: WorkerKind = WorkerKind.SERVER,
 ) -> None:
     """Begin a worker's lease."""
     await tx.execute(
@@ -52,6 +62,7 @@ async def register(
         lease_us=int(lease_seconds * 1_000_000),
         capacity=capacity,
         process=process,
+        kind=kind.value,
     )
 
 
@@ -94,6 +105,12 @@ async def registered(tx: Transaction) -> list[Registered]:
     ]
 
 
+async def kind(tx: Transaction, worker_id: str) -> WorkerKind | None:
+    """What a worker is; None when there is none of this name."""
+    row = await tx.fetch_one("workers.kind", id=worker_id)
+    return None if row is None else WorkerKind(row["kind"])
+
+
 async def ask_to_drain(tx: Transaction, worker_id: str) -> bool:
     """Let a worker leave; False when there is none of this name."""
     asked = bool(await tx.execute("workers.ask_to_drain", id=worker_id))
@@ -121,6 +138,7 @@ async def listing(tx: Transaction) -> list[WorkerRow]:
     return [
         WorkerRow(
             id=row["id"],
+            kind=WorkerKind(row["kind"]),
             host=row["host"],
             pid=row["pid"],
             started_us=row["started_us"],

@@ -1,9 +1,9 @@
 -- name: register
 -- A worker begins; it owns what it claims for as long as its row is there.
 insert into workers (
-  id, host, pid, process, started_us, heartbeat_us, lease_until_us, draining, capacity
+  id, host, pid, process, kind, started_us, heartbeat_us, lease_until_us, draining, capacity
 ) values (
-  :id, :host, :pid, :process, now_us(), now_us(), now_us() + :lease_us, 0, :capacity
+  :id, :host, :pid, :process, :kind, now_us(), now_us(), now_us() + :lease_us, 0, :capacity
 );
 
 -- name: beat
@@ -13,6 +13,10 @@ update workers
 set heartbeat_us = now_us(), lease_until_us = now_us() + :lease_us,
     draining = case when draining = 1 then 1 else :draining end
 where id = :id;
+
+-- name: kind
+-- What a worker is.
+select kind from workers where id = :id;
 
 -- name: ask_to_drain
 -- Somebody wants a worker to leave; it finds out when it is told, or when it looks.
