@@ -141,8 +141,11 @@ async def test_an_id_stands_for_one_input(work):
         with pytest.raises(Conflict, match=r"'one' .* another input") as refused:
             await work.run(plain, {"first": "x", "second": "z"}, id="one")
         assert '"second":"y"' in refused.value.hint
+        await work.run(both, 1, id="one")
+        with pytest.raises(Conflict):
+            await work.run(both, True, id="one")
         await work.run(plain, {"second": "y", "first": "x"}, id="one")
-    assert sorted(calls) == ["x", "y"]
+    assert sorted(map(str, calls)) == ["1", "1", "1", "x", "y"]
 
 
 async def test_what_it_raised_is_raised_and_kept(work):

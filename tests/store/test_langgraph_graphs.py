@@ -19,7 +19,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
 
 from penstock.inside.channel import Refused
-from penstock.inside.frameworks import langgraph_executor
+from penstock.inside.frameworks import hooks
 from rollout_world import release
 from saver_attempt import claimed, saver_of, session
 
@@ -192,14 +192,14 @@ def plain(value):
 @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
 @pytest.mark.parametrize("case", CASES)
 async def test_a_graph_runs_as_on_langgraphs_own_checkpointer(ours, case, sync):
-    langgraph_executor.install()
+    hooks.install()
     builder, given, run = CASES[case]
     mine = await told(builder, given, run, ours, sync=sync)
     assert mine == await told(builder, given, run, InMemorySaver(), sync=sync)
 
 
 async def test_a_sync_graph_commits_in_the_thread_that_runs_it(ours):
-    langgraph_executor.install()
+    hooks.install()
     before = set(threading.enumerate())
     graph = chat().compile(checkpointer=ours)
     runner = []
@@ -218,7 +218,7 @@ async def test_a_sync_graph_commits_in_the_thread_that_runs_it(ours):
 
 
 async def test_a_refused_checkpoint_is_the_sync_graphs_error(ours, monkeypatch):
-    langgraph_executor.install()
+    hooks.install()
     graph = chat().compile(checkpointer=ours)
     call = ours._attempt.call
 
@@ -234,7 +234,7 @@ async def test_a_refused_checkpoint_is_the_sync_graphs_error(ours, monkeypatch):
 
 
 async def test_what_one_node_wrote_is_kept_while_another_still_runs(ours):
-    langgraph_executor.install()
+    hooks.install()
     kept = threading.Event()
     begin = ours._attempt.begin_call
 

@@ -30,18 +30,29 @@ class _Clock:
     def add(self, work: Callable[[], None]) -> None:
         with self._lock:
             self._due.append((time.monotonic() + SOON_SECONDS, work))
-            begin = self._of != os.getpid()
+            if self._of == os.getpid():
+                return
             self._of = os.getpid()
-        if begin:
+        try:
             threading.Thread(target=self._run, name="penstock-later", daemon=True).start()
+        except RuntimeError:  # the process may have no more threads: then it is done now
+            while not self._end():
+                self._do(everything=True)
 
     def _run(self) -> None:
         idle = 0
         while idle < _LINGER_ROUNDS or not self._end():
             time.sleep(SOON_SECONDS)
             idle = 0 if self._due else idle + 1
-            while self._due and self._due[0][0] <= time.monotonic():
-                self._due.popleft()[1]()
+            self._do()
+
+    def _do(self, *, everything: bool = False) -> None:
+        while self._due and (everything or self._due[0][0] <= time.monotonic()):
+            _, work = self._due.popleft()
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - others wait for what comes behind it
+                os.write(2, f"penstock: what was put off has failed: {error!r}\n".encode())
 
     def _end(self) -> bool:
         """Whether nothing has come at the last moment."""
@@ -56,5 +67,5 @@ _clock = _Clock()
 
 
 def soon(work: Callable[[], None]) -> None:
-    """Do ``work`` after ``SOON_SECONDS`` in a thread of this process; it may not raise or wait."""
+    """Do ``work`` after ``SOON_SECONDS`` in a thread of this process; it may not wait."""
     _clock.add(work)

@@ -33,6 +33,7 @@ from penstock.kit.loops import Loop
 from penstock.kit.threads import LoopThread
 from penstock.library.placeholder import release
 from penstock.library.runs import Run, WorkflowFailed, no_person, outcome
+from penstock.rules.tasks import is_same_json
 from penstock.runtime.heartbeats import BEAT_SECONDS, LEASE_SECONDS, Heartbeat
 from penstock.runtime.reapers import Reaper, given_back
 from penstock.store import Store, Transaction, tasks, workers
@@ -328,7 +329,7 @@ class Workflows:
             found = None if key is None else await self._store.glance(known)
             if found is None:
                 raise
-            if found.input != msgspec.json.decode(beginning.given):
+            if not is_same_json(found.input, msgspec.json.decode(beginning.given)):
                 raise Conflict(
                     f"workflow {key!r} of {name} is on record with another input",
                     hint=f"It began with {_shortened(found.input)}. An id stands for one input: use"

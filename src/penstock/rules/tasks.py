@@ -206,11 +206,11 @@ def is_repeated(
         return False
     known = last["answers"]
     if answers is None:
-        return len(known) == 1 and _same(next(iter(known.values())), answer)
-    return known.keys() == answers.keys() and all(_same(known[key], answers[key]) for key in known)
+        return len(known) == 1 and is_same_json(next(iter(known.values())), answer)
+    return is_same_json(known, dict(answers))
 
 
-def _same(one: Any, other: Any) -> bool:
+def is_same_json(one: Any, other: Any) -> bool:
     """Whether two values are one as JSON, where ``true`` is not ``1``."""
     return msgspec.json.encode(one, order="deterministic") == msgspec.json.encode(
         other, order="deterministic"

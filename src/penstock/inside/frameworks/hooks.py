@@ -20,6 +20,7 @@ _HERE = "penstock.inside.frameworks"
 # Module of a framework → ours whose patch() is given it.
 PATCHES = {
     "langchain_core.tools.base": f"{_HERE}.langchain_tools",
+    "langgraph.pregel._executor": f"{_HERE}.langgraph_executor",
     "langgraph.pregel._loop": f"{_HERE}.langgraph_messages",
     "mcp.client.session": f"{_HERE}.mcp_tools",
     "crewai.task": f"{_HERE}.crewai",

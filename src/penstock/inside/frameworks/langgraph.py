@@ -62,8 +62,7 @@ class GraphRunner:
     """Runs a graph on its session's latest checkpoint, committing every step."""
 
     def __init__(self, graph: Any) -> None:
-        from penstock.inside.frameworks import langgraph_executor  # noqa: PLC0415 - needs LangGraph
-        from penstock.inside.frameworks.langgraph_saver import PenstockSaver  # noqa: PLC0415 - the same
+        from penstock.inside.frameworks.langgraph_saver import PenstockSaver  # noqa: PLC0415 - needs LangGraph
 
         if not hasattr(graph, "stream"):
             graph = graph.compile()
@@ -78,7 +77,6 @@ class GraphRunner:
         self._graph = graph
         self._store_of = partial(PenstockStore.instead_of, getattr(graph, "store", None))
         self.is_async = _needs_loop(graph)
-        langgraph_executor.install()
         self.listen(tapped=False)
 
     def listen(self, *, tapped: bool) -> None:

@@ -10,7 +10,6 @@ LangGraph's own pool, which is made when the first of them comes.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -20,28 +19,19 @@ from penstock.inside.frameworks.langgraph_saver import PenstockSaver
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_MODULE = "langgraph.pregel._executor"
-_MAKER = "get_executor_for_config"
 _PUT = "_checkpointer_put_after_previous"
 
 
-def install() -> None:
-    """Let this process's graphs use it.
-
-    A LangGraph that makes its pool elsewhere goes on as it is.
-    """
-    module = sys.modules.get(_MODULE)
-    make = getattr(module, _MAKER, None)
-    if make is None or hasattr(make, "of_penstock"):
-        return
+def patch(module: Any) -> None:
+    """Let graphs use it; ``module`` is ``langgraph.pregel._executor``."""
+    make = module.get_executor_for_config
 
     @contextlib.contextmanager
     def executor(config: Any) -> Iterator[Any]:
         with contextlib.ExitStack() as stack:
             yield _Executor(lambda: stack.enter_context(make(config)))
 
-    executor.of_penstock = True  # type: ignore[attr-defined]
-    setattr(module, _MAKER, executor)
+    module.get_executor_for_config = executor
 
 
 class _Executor:
