@@ -26,7 +26,7 @@ test: .venv/dev ## all tests, with their own PostgreSQL and Redis (installed whe
 test-fast: .venv/dev ## the tests that need no server and no network, in seconds
 	$(BIN)/pytest tests/unit tests/property $(ARGS)
 
-chaos: .venv/dev ## the fault matrix: thousands of kills, restarts, outages (about 30 min; SEED=1)
+chaos: .venv/dev ## the fault matrix: thousands of kills, restarts, outages (half an hour to an hour; SEED=1)
 	PENSTOCK_CHAOS_KILLS=1000 PENSTOCK_CHAOS_ROUNDS=10 PENSTOCK_CHAOS_SEED=$(SEED) \
 	  $(BIN)/python scripts/with_services.py -- $(BIN)/pytest tests/chaos $(ARGS)
 

@@ -190,8 +190,9 @@ async def test_a_waiting_task_goes_on_from_an_edit(found):
     await found.states.edit(SYSTEM, session, values={"told": ["by hand"]}, as_node="first")
     (leave,) = (await found.settled(task)).waits
     assert leave.id.startswith("edit:")
-    with pytest.raises(Conflict, match="does not wait for"):
+    with pytest.raises(Conflict, match="does not wait for") as refused:
         await found.answer(task, {wait.id: "yes"})
+    assert "edited" in refused.value.hint
     await found.resume(task, "yes")
     assert (await found.settled(task)).output["told"] == ["by hand", "last of 1"]
 

@@ -12,6 +12,7 @@ from penstock.actions.tasks import TaskActions
 from penstock.domain.access import SYSTEM
 from penstock.domain.errors import Conflict, Stale
 from penstock.domain.tasks import TaskState, Wait
+from penstock.rules.tasks import leave_after_edit
 from penstock.store import claims, endings, events, fences, sessions, tasks, waiting
 from rollout_world import AGENT, ENVIRONMENT, release
 
@@ -150,6 +151,26 @@ async def test_the_same_answers_once_more_are_taken_as_heard(store, digest):
     with pytest.raises(Conflict):
         await answer(answer="no")
     assert [kind for kind, _ in await said(store)].count("resumed") == 2
+
+
+async def test_a_task_that_asks_something_else_is_answered_only_that(store, digest):
+    await begin(store, digest)
+    before = await wait(store)
+    leave = leave_after_edit("1ef")
+    await store.transact(partial(waiting.ask_instead, task=before, waits=[leave]))
+    assert (await get(store)).waits == (leave,)
+    actions = TaskActions(store, deltas=None, judges=None)
+    with pytest.raises(Conflict, match="does not wait for a") as refused:
+        await actions.resume(SYSTEM, "task_1", answers={"a": 1})
+    assert "edited" in refused.value.hint
+    await actions.resume(SYSTEM, "task_1", answer="go on")
+    (claimed,) = await claim(store)
+    assert claimed.answers == {leave.id: "go on"}
+    with pytest.raises(Conflict, match="no longer"):
+        await store.transact(partial(waiting.ask_instead, task=before, waits=[leave]))
+    assert [kind for kind, _ in await said(store)] == [
+        "started", "waiting", "waiting", "resumed", "started", "step.restarted",
+    ]  # fmt: skip
 
 
 async def test_an_answer_to_an_earlier_wait_is_refused(store, digest):

@@ -51,6 +51,7 @@ from penstock.domain.tasks import (
     Stop,
     Task,
     TaskState,
+    Wait,
 )
 from penstock.rules.tool_calls import check_answer
 
@@ -58,6 +59,7 @@ MOST_LOSSES = 10
 
 _FIRST_DELAY_SECONDS = 0.5
 _LONGEST_DELAY_SECONDS = 30.0
+_EDIT = "edit:"  # how the ids of questions begin that an edit of the state has put
 
 _STATES = {
     Ending.OK: TaskState.COMPLETED,
@@ -181,14 +183,26 @@ def answers(task: Task, given: Mapping[str, Any] | None, answer: Any) -> dict[st
     if not given:
         raise Invalid("there is no answer", hint=f"It waits for: {', '.join(waits)}.")
     if unknown := sorted(given.keys() - set(waits)):
+        why = "The state of its session was edited meanwhile. " if _is_edited(task) else ""
         raise Conflict(
             f"task {task.id} does not wait for {', '.join(unknown)}",
-            hint=f"It waits for: {', '.join(waits)}.",
+            hint=f"{why}It waits for: {', '.join(waits)}.",
         )
     for wait in task.waits:
         if wait.kind == "tool" and wait.id in given:
             check_answer(given[wait.id])
     return dict(given)
+
+
+def leave_after_edit(checkpoint_id: str | None) -> Wait:
+    """What a waiting task asks instead once somebody has edited the state it asked of."""
+    return Wait(
+        id=f"{_EDIT}{checkpoint_id}", kind="interrupt", value={"state_edited": checkpoint_id}
+    )
+
+
+def _is_edited(task: Task) -> bool:
+    return any(wait.id.startswith(_EDIT) for wait in task.waits)
 
 
 def is_repeated(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from penstock.domain.tasks import Ending, Task, Wait
+from penstock.domain.tasks import Ending, Task, TaskState, Wait
 from penstock.rules.limits import Broken, Terms, ending_of, error_of
-from penstock.store import Transaction, environments, steps, tasks
+from penstock.rules.tasks import After
+from penstock.store import Transaction, endings, environments, steps, tasks, waiting
 
 _KINDS = {"exit": Ending.EXIT}
 _NAMES = {
@@ -104,6 +105,56 @@ async def named(tx: Transaction, task: Task, over: Over, terms: Terms) -> Over:
         error=error_of(broken, terms, overlay=added.overlay, cause=over.error),
         broken=broken,
     )
+
+
+async def become(
+    tx: Transaction,
+    task: Task,
+    after: After,
+    over: Over,
+    terms: Terms,
+    *,
+    waited_us: int,
+    waits: Sequence[Wait],
+) -> None:
+    """Make of a task what its attempt's ending makes of it: over, waiting, or back in the queue.
+
+    Raises:
+        Stale: another attempt owns the task.
+    """
+    owned: dict[str, Any] = {"task_id": task.id, "epoch": task.epoch}
+    if after.state is TaskState.QUEUED:
+        await endings.requeue(
+            tx,
+            **owned,
+            crashes=after.crashes,
+            losses=after.losses,
+            delay_seconds=after.delay_seconds,
+            why=_why(after, over),
+            resource_class=after.resource_class,
+        )
+    elif after.state is TaskState.WAITING:
+        await waiting.wait(tx, **owned, waits=waits, wait_seconds=terms.limits.wait_seconds)
+    else:
+        await endings.finish(
+            tx,
+            **owned,
+            state=after.state,
+            outcome=over.ending.value,
+            output=over.output,
+            error=over.error,
+            crashes=after.crashes,
+            losses=after.losses,
+            waited_us=waited_us,
+        )
+
+
+def _why(after: After, over: Over) -> dict[str, Any]:
+    """What the event of a task that is tried again says."""
+    why: dict[str, Any] = {"outcome": over.ending.value, "error": over.error}
+    if after.resource_class is not None:
+        why["resource_class"] = after.resource_class.value
+    return why
 
 
 def _error(kind: str, message: str) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -13,12 +11,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from penstock.domain.attachments import Attachment
-from penstock.domain.errors import Conflict, NotFound, Stale, Unavailable
+from penstock.domain.errors import Conflict, NotFound, Stale
 from penstock.domain.memories import MemoryScope
 from penstock.domain.tasks import WORKFLOWS, Claim, Ending, TaskState, Wait
 from penstock.rules.limits import Broken, Terms
 from penstock.rules.tasks import After, because, under_stop
-from penstock.runtime.endings import Over, named
+from penstock.runtime.endings import Over, become, named
+from penstock.runtime.landings import Landings
 from penstock.store import (
     Commit,
     Store,
@@ -26,24 +25,19 @@ from penstock.store import (
     Work,
     attachments,
     checkpoints,
-    endings,
     events,
     fences,
     logs,
     sessions,
     steps,
     tasks,
-    waiting,
 )
 from penstock.store.checkpoints import Checkpoint, Write
 from penstock.store.commits import Completion
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 _BASES = 256  # checkpoints that are known to be there
-_AGAIN_SECONDS = 0.25
 _LATER = 4096  # events; more than one batch has
 
 Said = list[tuple[str, Any]]
@@ -65,13 +59,13 @@ class Journal:
     call it repeats there is known by its place, not by how far the task once was. ``base`` is the
     last checkpoint: where a framework would go on.
 
-    A database that does not answer is asked again for as long as the attempt lives: its worker
-    ends it when the lease is in danger. A commit whose answer was lost may have landed, so what a
-    second try finds in its way is read before it is believed to be somebody else's.
+    What a database does not answer is asked again for as long as the attempt lives (``landings``):
+    its worker ends it when the lease is in danger.
     """
 
     def __init__(self, store: Store, claim: Claim, terms: Terms) -> None:
         self._store = store
+        self._landings = Landings(store, what=f"task {claim.task.id}")
         self._terms = terms
         self._task = claim.task
         self._epoch = claim.epoch
@@ -100,7 +94,8 @@ class Journal:
             task_id=self._task.id, epoch=self._epoch, key=key, output=output, said=said
         )
         self._may_keep(commit)
-        self.steps = await self._landing(lambda: self._store.commit(commit), self._step_landed(key))
+        write = partial(self._store.commit, commit)
+        self.steps = await self._landings.land(write, self._step_landed(key))
         self.place += 1
 
     async def commit_checkpoint(
@@ -136,7 +131,7 @@ class Journal:
         )
         key = checkpoints.step_key(checkpoint)
         try:
-            self.steps = await self._landing(
+            self.steps = await self._landings.land(
                 lambda: self._store.commit(commit), self._step_landed(key)
             )
         except Conflict as error:
@@ -167,7 +162,7 @@ class Journal:
                 tx, session_id=self.session_id, namespace=namespace, checkpoint_id=parent
             )
 
-        found = self._bases.get((namespace, parent or "")) or await self._reading(work)
+        found = self._bases.get((namespace, parent or "")) or await self._landings.read(work)
         if found is None or checkpoint.depth not in (0, found[0] + 1):
             raise Conflict(
                 f"checkpoint {checkpoint.checkpoint_id} stands on {parent}, which is not there"
@@ -192,7 +187,7 @@ class Journal:
             epoch=self._epoch,
             stored=stored,
         )
-        await self._landing(lambda: self._store.commit(commit), None)  # may be done twice
+        await self._landings.land(lambda: self._store.commit(commit), None)  # may be done twice
 
     async def commit(self, work: Work[None]) -> None:
         """Commit something of the task's that is no step.
@@ -203,7 +198,7 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
         """
-        await self._written(work, None)  # what is there already is left or replaced
+        await self._landings.transact(work, None)  # what is there already is left or replaced
 
     async def commit_events(self, said: Said) -> None:
         """Keep events that must not wait for a step.
@@ -211,13 +206,13 @@ class Journal:
         Raises:
             Stale: another attempt owns the task.
         """
-        before = await self._reading(self._last_event)
+        before = await self._landings.read(self._last_event)
 
         async def work(tx: Transaction) -> None:
             if not await self._are_there(tx, said, before):
                 await fences.advance(tx, task_id=self._task.id, epoch=self._epoch, said=said)
 
-        await self._written(work, None)
+        await self._landings.transact(work, None)
 
     async def fenced(self, work: Work[None]) -> None:
         """Do ``work`` if the task is still ours, in the same transaction.
@@ -236,7 +231,7 @@ class Journal:
         """Whose memory the task may reach."""
         if self._memory_scope is None:
             task = self._task
-            session = await self._reading(partial(sessions.get, session_id=task.session_id))
+            session = await self._landings.read(partial(sessions.get, session_id=task.session_id))
             self._memory_scope = MemoryScope(
                 agent=task.agent, environment=task.environment, user_id=session.user_id
             )
@@ -258,7 +253,8 @@ class Journal:
             )
             return True
 
-        await self._written(work, _there)  # pieces are numbered: they are there if these are
+        # Pieces are numbered: they are there if these are.
+        await self._landings.transact(work, _there)
 
     async def end(
         self,
@@ -320,42 +316,10 @@ class Journal:
                     first=self._lines + 1,
                     pieces=printed,
                 )
-            if then.state is TaskState.QUEUED:
-                await endings.requeue(
-                    tx,
-                    task_id=self._task.id,
-                    epoch=self._epoch,
-                    crashes=then.crashes,
-                    losses=then.losses,
-                    delay_seconds=then.delay_seconds,
-                    why=_why(then, over),
-                    resource_class=then.resource_class,
-                )
-                return True
-            if then.state is TaskState.WAITING:
-                await waiting.wait(
-                    tx,
-                    task_id=self._task.id,
-                    epoch=self._epoch,
-                    waits=waits,
-                    wait_seconds=self._terms.limits.wait_seconds,
-                )
-                return True
-            await endings.finish(
-                tx,
-                task_id=self._task.id,
-                epoch=self._epoch,
-                state=then.state,
-                outcome=over.ending.value,
-                output=over.output,
-                error=over.error,
-                crashes=then.crashes,
-                losses=then.losses,
-                waited_us=waited_us,
-            )
+            await become(tx, self._task, then, over, self._terms, waited_us=waited_us, waits=waits)
             return True
 
-        await self._written(work, self._end_landed())
+        await self._landings.transact(work, self._end_landed())
 
     async def _complete(
         self, completion: Completion, said: Said, printed: Sequence[tuple[str, str]]
@@ -375,7 +339,7 @@ class Journal:
             await self._store.commit(commit)
             return True
 
-        await self._landing(write, self._end_landed())
+        await self._landings.land(write, self._end_landed())
 
     async def replay(self) -> list[dict[str, Any]]:
         """The steps that earlier attempts have committed; the place is at the last checkpoint."""
@@ -384,7 +348,7 @@ class Journal:
             journaled = await steps.journal(tx, self._task.id)
             return journaled, await steps.last_checkpoint(tx, self._task.id)
 
-        journaled, self.place = await self._reading(work)
+        journaled, self.place = await self._landings.read(work)
         self.base = self.place
         return journaled
 
@@ -394,7 +358,7 @@ class Journal:
 
     async def read(self, work: Work[T]) -> T:
         """What a unit of work finds on one snapshot; it may not write."""
-        return await self._reading(work)
+        return await self._landings.read(work)
 
     def _may_step(self) -> None:
         most = self._terms.limits.steps
@@ -431,51 +395,6 @@ class Journal:
         except NotFound as error:
             raise ValueError(error.message) from None
 
-    # ------------------------------------------------------------ landing
-
-    async def _written(
-        self, work: Work[T], landed: Callable[[Transaction], Awaitable[T | None]] | None
-    ) -> T:
-        """Commit a unit of work, exactly once; see :meth:`_landing`."""
-        return await self._landing(lambda: self._store.transact(work), landed)
-
-    async def _landing(
-        self,
-        write: Callable[[], Awaitable[T]],
-        landed: Callable[[Transaction], Awaitable[T | None]] | None,
-    ) -> T:
-        """Commit what ``write`` writes, exactly once.
-
-        Args:
-            write: commits; the fence refuses it once somebody else owns the task.
-            landed: what an earlier try has committed, or None if it has not; None when ``write``
-                may be done twice.
-        """
-        uncertain = False
-        while True:
-            try:
-                return await write()
-            except Unavailable as error:
-                if not uncertain:
-                    log.warning("task %s: %s; trying again", self._task.id, error)
-                uncertain = True
-                await asyncio.sleep(_AGAIN_SECONDS)
-            except (Stale, Conflict):
-                if not uncertain or landed is None:
-                    raise
-                found = await self._reading(landed)
-                if found is None:
-                    raise
-                return found
-
-    async def _reading(self, work: Work[T]) -> T:
-        while True:
-            try:
-                return await self._store.read(work)
-            except Unavailable as error:
-                log.debug("task %s: %s; trying again", self._task.id, error)
-                await asyncio.sleep(_AGAIN_SECONDS)
-
     async def _last_event(self, tx: Transaction) -> int:
         return (await tasks.get(tx, self._task.id)).events
 
@@ -502,14 +421,6 @@ class Journal:
             return True
 
         return work
-
-
-def _why(after: After, over: Over) -> dict[str, Any]:
-    """What the event of a task that is tried again says."""
-    why: dict[str, Any] = {"outcome": over.ending.value, "error": over.error}
-    if after.resource_class is not None:
-        why["resource_class"] = after.resource_class.value
-    return why
 
 
 async def _there(_: Transaction) -> bool:

@@ -17,7 +17,8 @@ from penstock.domain.errors import Conflict, Invalid, NotFound, Unavailable
 from penstock.domain.releases import Limits
 from penstock.domain.sessions import Session
 from penstock.domain.states import State, StateWish
-from penstock.domain.tasks import Task, TaskState, Wait
+from penstock.domain.tasks import Task, TaskState
+from penstock.rules.tasks import leave_after_edit
 from penstock.runtime import checkpoints as desk
 from penstock.runtime.hosts import SharedHost, SharedProcess, end_idle
 from penstock.runtime.journals import Said
@@ -209,8 +210,7 @@ class _Desk:
         edited = await checkpoints.latest(tx, self.session_id)
         if holder is not None and holder.state is TaskState.WAITING and edited != self._base:
             # What it asked, it asked of a state that is gone: a person says when it goes on.
-            leave = Wait(id=f"edit:{edited}", kind="interrupt", value={"state_edited": edited})
-            await waiting.ask_instead(tx, task=holder, waits=[leave])
+            await waiting.ask_instead(tx, task=holder, waits=[leave_after_edit(edited)])
 
     async def _holder(self, tx: Transaction) -> Task | None:
         """The task that goes on from an edit: the one that waits, if one does.

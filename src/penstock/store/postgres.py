@@ -234,7 +234,7 @@ class PostgresDatabase:
             await connection.close()
         self._pool = await self._made(1, self._connections)
         # What goes through a lane is one of a few large statements with arrays of any length, which
-        # PostgreSQL would plan anew each time: that costs half as much as running one.
+        # PostgreSQL would plan anew each time.
         planned = {} if self._pooled else {"plan_cache_mode": "force_generic_plan"}
         self._lane_pool = await self._made(0, self._lanes, server_settings=planned)
         self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
@@ -355,7 +355,7 @@ class PostgresDatabase:
     def _connection(self, pool: asyncpg.Pool[Any] | None) -> Any:
         if pool is None:
             raise Unavailable("the database is closed")
-        # Where one is idle nobody waits, and the driver's timer costs half of what taking it does.
+        # Where one is idle nobody waits, and the driver's timer would cost a task of its own.
         waits = None if pool.get_idle_size() else _SILENCES_FOR_ROOM * self._silence_seconds
         return pool.acquire(timeout=waits)
 
