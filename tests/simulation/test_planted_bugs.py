@@ -18,6 +18,7 @@ from virtual_time import WHO
 from penstock.domain.errors import Stale
 from penstock.runtime import heartbeats, reapers
 from penstock.runtime.journals import Journal
+from penstock.runtime.landings import Landings
 from penstock.runtime.workers import Worker
 from penstock.store import fences, sessions, tasks, workers
 from penstock.store.queries import load
@@ -132,8 +133,8 @@ def events_with_gaps(_):
 
 def a_blind_retry(patch):
     """A commit whose answer was lost is tried again, and what is in its way is an error."""
-    landing = Journal._landing
-    patch.setattr(Journal, "_landing", lambda self, work, _: landing(self, work, None))
+    land = Landings.land
+    patch.setattr(Landings, "land", lambda self, write, _: land(self, write, None))
 
 
 def a_buried_worker_that_does_not_notice(patch):
